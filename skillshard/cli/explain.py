@@ -57,12 +57,20 @@ def replay(
             }
             for replayed in result.rounds
         ]
-        facts = {"policy": result.policy, "is_other": result.is_other, "skills": result.skills, "rounds": rounds}
+        facts = {
+            "policy": result.policy,
+            "is_other": result.is_other,
+            "first_draw": result.first_draw,
+            "skills": result.skills,
+            "rounds": rounds,
+        }
         typer.echo(orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode())
     elif result.is_other:
         _show_other(result)
     else:
         _show_again(result, run)
+    if result.first_draw and not json:
+        _show_runs_before(run)
     if result.differing and not result.is_other:
         raise typer.Exit(1)
 
@@ -86,6 +94,21 @@ def _show_other(result: "Replay") -> None:
     print_table(("round", "first draw", "largest change", "recorded", "replayed", "change"), rows)
     typer.echo(
         f"policy {printable(result.policy)} gives other weights in {len(result.differing):,} of {counted(len(result.rounds), 'round')}, on the same losses."
+    )
+
+
+def _show_runs_before(run: str) -> None:
+    """Say that the rounds of the runs before are not replayed, and where these runs are."""
+    from skillshard.mixing.continuation import earlier_runs
+    from skillshard.mixing.ledger import DirectoryLedger
+
+    before = earlier_runs(DirectoryLedger(run))[-1]
+    place = "" if before.place is None else f" in {before.place}"
+    missing = ", but its ledger is not there" if before.first_draw is None else ""
+    typer.echo(
+        printable(
+            f"{run} begins at draw {before.end_draw:,}, where it continues the run{place}{missing}. Replay the run before by its own ledger."
+        )
     )
 
 

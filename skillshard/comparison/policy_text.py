@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from skillshard.errors import PolicyError
+from skillshard.errors import PolicyError, did_you_mean
 from skillshard.mixing.named_policy import Context
-from skillshard.mixing.policy_file import policy_given
+from skillshard.mixing.policy_file import is_in_json, policy_given
 from skillshard.policies import Policy
 from skillshard.policies.inner import Holding, policies_within
 
@@ -57,6 +57,11 @@ def parse_policy(text: str, *, skills: Sequence[str], targets: Sequence[str], dr
     >>> parse_policy("temperature:tau=2", skills=("a", "b"), targets=(), draws=100).policy.arguments
     {'tau': 2.0}
     """
+    name = text.partition(":")[0].partition("+")[0]
+    if not is_in_json(text) and name not in POLICIES:
+        raise PolicyError(
+            f"policy {name!r}{did_you_mean(name, POLICIES)}: give {', '.join(POLICIES)}, or a file, FILE.json."
+        )
     context = Context(skills=skills, targets=targets, defaults={"draws": draws})
     policy = policy_given(text, context)
     for inner in policies_within(policy):

@@ -1,5 +1,6 @@
 """The first difference between two runs, from their ledgers alone."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -8,12 +9,13 @@ from jaxtyping import Int
 
 from skillshard import canonical
 from skillshard.artefact import differences
-from skillshard.mixing.ledger import RecordType, RunRecord, SteeredRoundRecord
+from skillshard.mixing.continuation import earlier_runs
+from skillshard.mixing.ledger import DirectoryLedger, RecordType, RunRecord, SteeredRoundRecord
 from skillshard.mixing.order import interleave
-from skillshard.mixing.records import Numbered, Records
+from skillshard.mixing.records import Numbered, Records, open_records
 from skillshard.printable import counted
 
-Kind = Literal["equal", "configuration", "observation", "round", "length"]
+Kind = Literal["equal", "configuration", "continued", "observation", "round", "length"]
 SHOWN = 6
 """Number of fields that an answer names."""
 # Checksums differ wherever anything before differs, and counts and places of a continued run follow from other fields.
@@ -24,8 +26,9 @@ class Difference(NamedTuple):
     """The first difference between two runs.
 
     Attributes:
-        kind: Place of the difference. "length": the records of one run go on after the records of the other run.
-        draw: Draw of the report, or first draw of the round. None for "equal", "configuration" and "length".
+        kind: Place of the difference. "continued": only one of the two runs is continued by another run at the draw. "length":
+            the records of one run go on after the records of the other run.
+        draw: Draw of the report, first draw of the round, or first draw of the run that continues. None for "equal", "configuration" and "length".
         fields: Fields that differ, as `field: first run -> second run`.
         first_other_sample: First draw at which the runs have other samples, among the draws that both runs have decided. None if all
             samples are the same.
@@ -39,24 +42,111 @@ class Difference(NamedTuple):
     sentence: str
 
 
-def difference(first: Records, second: Records) -> Difference:
-    """Find the first difference between two runs.
+class Segment(NamedTuple):
+    """A run of a chain of continued runs.
+
+    Attributes:
+        records: Records of the run.
+        end: Draw at which the next run of the chain continues. None for the last run.
+    """
+
+    records: Records
+    end: int | None
+
+
+def chain_of(records: Records) -> list[Segment]:
+    """Return a run with the runs that the run continues, the oldest first, as far as their ledgers are at the noted places.
 
     Raises:
         LedgerError: A record is damaged.
     """
+    earlier = earlier_runs(records.ledger) if isinstance(records.ledger, DirectoryLedger) else []
+    # A run whose ledger is not at its noted place has no first draw.
+    opened = [
+        Segment(open_records(DirectoryLedger(run.place or "")), run.end_draw)
+        for run in earlier
+        if run.first_draw is not None
+    ]
+    return [*opened, Segment(records, None)]
+
+
+def difference(first: Records, second: Records) -> Difference:
+    """Find the first difference between two runs, each with the runs that the run continues.
+
+    Raises:
+        LedgerError: A record is damaged.
+    """
+    chains = chain_of(first), chain_of(second)
+    begins = [chain[0].records.run.first_draw for chain in chains]
     sample = first_other_sample(first, second)
     samples = (
         "All draws that both runs have decided are the same samples."
         if sample is None
         else f"The samples differ from draw {sample:,} on."
     )
+    if begins[0] != begins[1]:
+        samples = (
+            f"The samples are not compared, because the records of one run begin at draw {begins[0]:,} and of the other run at draw {begins[1]:,}: "
+            "the run before is not at its noted place."
+        )
+    for number, (own, other) in enumerate(zip(*chains, strict=False)):
+        ends = [end for end in (own.end, other.end) if end is not None]
+        answer = _first_in_runs(own.records, other.records, min(ends, default=None), sample, samples)
+        if answer is not None:
+            return (
+                answer
+                if number == 0 or answer.kind in ("equal", "length")
+                else answer._replace(sentence=f"run {number + 1} of the chains: {answer.sentence}")
+            )
+        if own.end != other.end:
+            assert ends  # at least one of the two runs is continued
+            return _continued(chains, number, min(ends), sample, samples)
+    raise AssertionError("the last runs of two chains of equal ends are compared to their ends")
+
+
+def _continued(
+    chains: tuple[list[Segment], list[Segment]], number: int, draw: int, sample: int | None, samples: str
+) -> Difference:
+    """Describe two chains that are equal up to the draw at which only one of the two is continued by another run."""
+    runs = [
+        chain[number + 1].records.run if chain[number].end == draw else chain[number].records.run for chain in chains
+    ]
+    who = "first" if chains[0][number].end == draw else "second"
+    fields = differences(*(_without_beginning(run) for run in runs))
+    changed = f"with other values: {_some(fields)}" if fields else "with the same configuration"
+    return Difference(
+        "continued",
+        draw,
+        fields,
+        sample,
+        f"equal up to draw {draw:,}, where the {who} run is continued by another run, {changed}. {samples}",
+    )
+
+
+def _without_beginning(run: RunRecord) -> dict[str, Any]:
+    return {name: value for name, value in _plain(run).items() if name != "continues"}
+
+
+def _first_in_runs(
+    first: Records, second: Records, end: int | None, sample: int | None, samples: str
+) -> Difference | None:
+    """Find the first difference between the records of two runs.
+
+    Args:
+        first, second: Records of the runs.
+        end: Draw up to which the records count, because a run was continued at this draw. None: all records, and equal runs are an answer.
+        sample: First draw with another sample.
+        samples: Sentence about the samples.
+    """
     fields = differences(_plain(first.run), _plain(second.run))
     if fields:
         return Difference(
             "configuration", None, fields, sample, f"the configurations differ: {_some(fields)}. {samples}"
         )
-    reports, rounds = (_first_other(getattr(first, kind), getattr(second, kind)) for kind in ("observations", "rounds"))
+    reports, rounds = (
+        _first_other(getattr(first, kind), getattr(second, kind), draw, end)
+        for kind, draw in (("observations", "draw"), ("rounds", "first_draw"))
+    )
     # A round comes after the reports that it has used.
     if reports is not None and (rounds is None or reports[0] < second.rounds.existing(rounds[0]).num_observed):
         number, fields = reports
@@ -79,6 +169,8 @@ def difference(first: Records, second: Records) -> Difference:
             f"round {number:,}, from draw {draw:,} on, differs although the reports before it are equal: "
             f"{_some(_of_round(first, second, number) or fields)}. {samples}",
         )
+    if end is not None:
+        return None
     lengths = [(own.rounds.num(), own.observations.num()) for own in (first, second)]
     if lengths[0] != lengths[1]:
         of_first, of_second = (
@@ -111,12 +203,19 @@ def first_other_sample(first: Records, second: Records) -> int | None:
 
     Two draws are the same sample if all draws before are, and if the skills, their samples and the keys of their orders are equal.
     """
-    if first.run.first_draw != second.run.first_draw:
-        return min(first.run.first_draw, second.run.first_draw)
+    chains = chain_of(first), chain_of(second)
+    begins = [chain[0].records.run.first_draw for chain in chains]
+    if begins[0] != begins[1]:
+        return None
     numbers: dict[Any, int] = {}
-    streams = [_skills_of_draws(records, numbers) for records in (first, second)]
+    streams = [
+        itertools.chain.from_iterable(
+            _skills_of_draws(segment, numbers, knows_before=number > 0) for number, segment in enumerate(chain)
+        )
+        for chain in chains
+    ]
     waiting = [np.empty(0, np.int64), np.empty(0, np.int64)]
-    draw = first.run.first_draw
+    draw = begins[0]
     while True:
         for index, stream in enumerate(streams):
             if not len(waiting[index]):
@@ -132,27 +231,54 @@ def first_other_sample(first: Records, second: Records) -> int | None:
         waiting = [own[num:] for own in waiting]
 
 
-def _skills_of_draws(records: Records, numbers: dict[Any, int]) -> Iterator[Int[np.ndarray, " draw"]]:
+def _skills_of_draws(
+    segment: Segment, numbers: dict[Any, int], *, knows_before: bool
+) -> Iterator[Int[np.ndarray, " draw"]]:
     """Yield the order of the skill of each draw, round by round, as a number in `numbers`."""
-    run = records.run
-    own = np.array([numbers.setdefault(key, len(numbers)) for key in _orders(run)], np.int64)
-    for record in records.rounds:
+    run = segment.records.run
+    own = np.array([numbers.setdefault(key, len(numbers)) for key in _orders(run, knows_before=knows_before)], np.int64)
+    for record in segment.records.rounds:
+        num = record.num_draws if segment.end is None else min(record.num_draws, segment.end - record.first_draw)
+        if num <= 0:
+            return
         skill, _ = interleave(np.array(record.counts), "round", run.seed, record.round)
-        yield own[skill[: record.num_draws]]
+        yield own[skill[:num]]
 
 
-def _orders(run: RunRecord) -> list[Any]:
-    """Return everything that decides the order of the samples of each skill."""
+def _orders(run: RunRecord, *, knows_before: bool) -> list[Any]:
+    """Return everything that decides the order of the samples of each skill.
+
+    Args:
+        run: Run.
+        knows_before: Whether the draws before the run were compared, and are equal.
+    """
     if run.continues is None:
         blocks = None if run.blocks is None else run.blocks.model_dump_json()
         return [(run.seed, skill, content, blocks) for skill, content in zip(run.skills, run.contents, strict=True)]
-    return [(run.seed, start.model_copy(update={"skill": ""}).model_dump_json()) for start in run.continues.skills]
+    return [
+        # The open epoch goes on as in the run before, and so do all later epochs.
+        (run.seed, start.label, start.content, None)
+        if knows_before and start.seed == run.seed and len(start.layers) == 1
+        else (run.seed, start.model_copy(update={"skill": ""}).model_dump_json())
+        for start in run.continues.skills
+    ]
 
 
-def _first_other(first: Numbered[RecordType], second: Numbered[RecordType]) -> tuple[int, list[str]] | None:
-    """Find the first record that differs among the records of both runs. Return its number and the fields that differ."""
+def _first_other(
+    first: Numbered[RecordType], second: Numbered[RecordType], draw: str, end: int | None
+) -> tuple[int, list[str]] | None:
+    """Find the first record that differs among the records of both runs. Return its number and the fields that differ.
+
+    Args:
+        first, second: Records of the runs.
+        draw: Name of the field with the draw of a record.
+        end: Draw from which on the records do not count. None: all records count.
+    """
     for number in range(min(first.num(), second.num())):
-        fields = differences(_plain(first.existing(number)), _plain(second.existing(number)))
+        own = first.existing(number)
+        if end is not None and getattr(own, draw) >= end:
+            return None
+        fields = differences(_plain(own), _plain(second.existing(number)))
         if fields:
             return number, fields
     return None

@@ -75,14 +75,24 @@ def policy_given(text: str, context: Context | None = None) -> Policy:
         PolicyError, StorageError, GraphError: As in `read_policy`.
     """
     context = context or Context()
+    if not is_in_json(text):
+        return policy_of_text(text, context)
     if text.lstrip().startswith("{"):
         return _File("the JSON of the policy", context).policy_of_file(canonical.from_json(text.encode(), "the policy"))
     file, transforms = divided(text)
-    if not file.endswith(".json") or _NAME_FORM.match(file):
-        return policy_of_text(text, context)
     reader = _File(file, replace(context, folder=os.path.dirname(file)))
     policy = reader.policy_of_file(storage.read_json(file))
     return chained(policy, [transform_of_text(transform) for transform in transforms])
+
+
+def is_in_json(text: str) -> bool:
+    """Return whether a text is JSON or the name of a file of JSON, in place of NAME:KEY=VALUE.
+
+    >>> is_in_json("policy.json"), is_in_json("s3://bucket/policy.json"), is_in_json("skill_it:graph.json,eta=1")
+    (True, True, False)
+    """
+    file = divided(text)[0]
+    return text.lstrip().startswith("{") or (file.endswith(".json") and not _NAME_FORM.match(file))
 
 
 def is_by_name(text: str) -> bool:

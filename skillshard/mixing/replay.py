@@ -52,12 +52,14 @@ class Replay:
         skills: Skills of the run, in the order of the weights.
         policy: Policy of the replay.
         is_other: Whether the policy is another policy than the policy of the run.
+        first_draw: First draw of the run. Above 0, the run continues another run, whose rounds are not replayed.
         rounds: Decided rounds, rising.
     """
 
     skills: list[str]
     policy: str
     is_other: bool
+    first_draw: int
     rounds: list[ReplayedRound]
 
     @property
@@ -108,7 +110,7 @@ def replay(
         rounds = _decided_by_other(records, policy)
     else:
         rounds = _decided_again(records, policy)
-    return Replay(run.skills, policy.name, is_other, list(rounds))
+    return Replay(run.skills, policy.name, is_other, run.first_draw, list(rounds))
 
 
 def _facts(records: Records) -> RunFacts:
