@@ -9,6 +9,7 @@ from skillshard.cli.groups import grouped
 from skillshard.cli.options import Cache, ChosenSkills, choose_skills
 from skillshard.cli.past import Run, StepDraws
 from skillshard.cli.verb import Verb
+from skillshard.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,6 +51,15 @@ def go_on(
             help="Skill that begins again although its samples may have come in this epoch. Repeat the option for several skills.",
         ),
     ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy",
+            metavar="POLICY",
+            help="Policy of the new run as NAME:KEY=VALUE or FILE.json, to check that it fits, with --shards.",
+            show_default="the check happens when the new run begins",
+        ),
+    ] = None,
     step_draws: StepDraws = None,
     cache: Cache,
 ) -> None:
@@ -58,16 +68,19 @@ def go_on(
     Give the new ledger to the training script. Its checkpoint of this draw begins the new run.
     """
     from skillshard.artefact import refuse_nested
-    from skillshard.mixing.continuation import draw_after, hand_over, matched, note_before, put_handover
+    from skillshard.mixing.continuation import beginning_of, draw_after, hand_over, matched, note_before, put_handover
     from skillshard.mixing.ledger import DirectoryLedger
+    from skillshard.mixing.named_policy import Context
+    from skillshard.mixing.policy_file import policy_given
     from skillshard.mixing.records import open_records
+    from skillshard.mixing.steps import Steps
 
     if (draw is None) == (step is None):
         raise typer.BadParameter("give either --draw or --step.", param_hint="--draw")
     if step is None:
         Verb.given.refuse(["step_draws"], "belongs to --step")
     if shards is None:
-        Verb.given.refuse(["skills", "cache", "cache_bytes"], "belongs to --shards")
+        Verb.given.refuse(["skills", "policy", "cache", "cache_bytes"], "belongs to --shards")
     refuse_nested(out, [run])
     old = DirectoryLedger(run)
     records = open_records(old)
@@ -76,12 +89,24 @@ def go_on(
         draw = draw_after(records, step, step_draws)
     handover = hand_over(old, draw=draw, step=step, restart=restart or [], records=records)
     known = None
+    beginning = None
     if shards is not None:
-        known = matched(handover, choose_skills(cache.open(shards), skills), seed=records.run.seed)
+        opened = choose_skills(cache.open(shards), skills)
+        known = matched(handover, opened, seed=records.run.seed)
+        if policy is not None:
+            made, beginning = beginning_of(
+                policy_given(policy, Context(skills=opened.skills)),
+                handover,
+                known,
+                records.run,
+                step_draws=Steps(records, step_draws).uniform(),
+            )
     new = DirectoryLedger(out)
     put_handover(new, handover)
     note_before(new, old)
     _show(handover, known.skills if known else handover.skills, known.changes if known else {})
+    if beginning is not None:
+        typer.echo(f"policy {printable(made.name)} {beginning}.")
     step_shown = "an unknown step" if handover.step is None else f"step {handover.step:,}"
     typer.echo(f"{out} continues {run} from draw {draw:,}, {step_shown}. Give this ledger to the training script.")
 

@@ -380,7 +380,7 @@ def weights(
             "--policy",
             metavar="POLICY",
             help="Policy: stratified, proportional, temperature, unimax, fixed, skill_stratified or skill_it (static weights). Or "
-            "NAME:KEY=VALUE, or FILE.json with groups.",
+            "NAME:KEY=VALUE, or FILE.json with stages or groups.",
         ),
     ],
     out: Annotated[
@@ -399,6 +399,26 @@ def weights(
         int | None,
         typer.Option(
             "--draws", metavar="N", min=1, help="Number of draws of the whole run. (unimax)", rich_help_panel=POLICY
+        ),
+    ] = None,
+    at: Annotated[
+        int | None,
+        typer.Option(
+            "--at",
+            metavar="DRAW",
+            min=0,
+            help="Draw of a run at which the weights hold. (stages, curricula)",
+            rich_help_panel=POLICY,
+        ),
+    ] = None,
+    step_draws: Annotated[
+        int | None,
+        typer.Option(
+            "--step-draws",
+            metavar="N",
+            min=1,
+            help="Samples of an optimizer step, for stages that end at steps.",
+            rich_help_panel=POLICY,
         ),
     ] = None,
     tokens: Annotated[
@@ -424,7 +444,10 @@ def weights(
         raise typer.BadParameter(f"policy {policy} does not take it: only unimax does.", param_hint="--draws")
     opened = choose_skills(cache.open(shards), skills)
     chosen = _static_policy(policy, opened.skills, options, among=CONSTANT, draws=draws)
-    result = weigh(opened, chosen, tokens=None if tokens is None else TokenSet.open(tokens))
+    if at is not None and out is not None:
+        raise typer.BadParameter("a file of weights holds for each draw: leave out --out.", param_hint="--at")
+    counts = None if tokens is None else TokenSet.open(tokens)
+    result = weigh(opened, chosen, tokens=counts, at=at, step_draws=step_draws)
     if out is not None:
         write_new(out, lambda place: write_bytes(place, result.to_bytes()))
     show_weights(opened, result)

@@ -42,7 +42,7 @@ from skillshard.mixing.ledger import (
 from skillshard.mixing.order import OpenEpoch, SkillOrder, interleave
 from skillshard.mixing.records import Records, counted_at, open_records
 from skillshard.mixing.steps import Steps
-from skillshard.policies.policy import Observation, Policy, State, check_losses
+from skillshard.policies.policy import Observation, Policy, RunFacts, State, check_losses, in_draws
 from skillshard.printable import counted
 from skillshard.shards.manifest import ShardColumns, ShardColumns2
 from skillshard.shards.read import ShardSet, SkillShards
@@ -537,6 +537,47 @@ def continued_by(
         policy_state=state,
         observation=copied,
     )
+
+
+def beginning_of(
+    policy: Policy, handover: HandoverRecord, skills: Matched, run: RunRecord, *, step_draws: int | None
+) -> tuple[Policy, str]:
+    """Check that a policy fits the run that continues another run, as the mixer of the new run would.
+
+    Args:
+        policy: Policy of the new run.
+        handover: Everything that the other run leaves.
+        skills: Places of the skills of the new run.
+        run: Record of the other run.
+        step_draws: Number of draws of an optimizer step. None: unknown.
+
+    Returns:
+        The policy with its ends in draws, and the state with which the policy begins, in words.
+
+    Raises:
+        PolicyError: The policy does not fit the skills, or the weights of the run count tokens.
+    """
+    if run.unit != "samples":
+        raise PolicyError(
+            f"the weights of the run count {run.unit}, and this check knows only samples: leave out `policy`. The mixer of the new run makes the check."
+        )
+    names = tuple(place.skill for place in skills.skills)
+    sizes = tuple(place.num_samples for place in skills.skills)
+    policy = in_draws(policy, RunFacts(names, sizes, None, step_draws, handover.step, handover.draw))
+    begun = continued_by(
+        handover,
+        skills,
+        unit=run.unit,
+        num_tokens=None,
+        policy=policy,
+        loss=run.loss,
+        measured_on=run.measured_on,
+    )
+    if _is_same_policy(handover, policy, list(names), run.unit, policy.init(names, sizes)):
+        return policy, "is the policy of the run, and keeps its state"
+    if begun.observation is not None and policy.reads_losses:
+        return policy, f"begins with the losses of step {begun.observation.step:,}"
+    return policy, "begins with a state of its own"
 
 
 def _begins_with(columns: ShardColumns2, position: SkillPosition) -> bool:

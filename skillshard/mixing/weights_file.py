@@ -1,8 +1,8 @@
 """Files of weights: the file that `skillshard weights` writes, and all forms of files from which weights are read."""
 
 import os
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,7 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from skillshard import canonical, storage
 from skillshard.errors import PolicyError, ShardError, name_some
 from skillshard.policies import Policy
+from skillshard.policies.curriculum import Order
+from skillshard.policies.inner import policies_within
+from skillshard.policies.policy import NextRound, RunFacts, in_draws
 from skillshard.policies.prior import is_weight
+from skillshard.policies.transforms import Chain
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet
 
@@ -38,16 +42,29 @@ class WeightsFile(BaseModel):
         return canonical.to_json(self.model_dump(by_alias=True))
 
 
-def weigh(shards: ShardSet, policy: Policy, *, tokens: TokenSet | None = None) -> WeightsFile:
+LOOK_BACK = ("max_change", "repetition_limit", "smoothing")
+"""Transforms that follow the rounds before, so that their weights need a run."""
+
+
+def weigh(
+    shards: ShardSet,
+    policy: Policy,
+    *,
+    tokens: TokenSet | None = None,
+    at: int | None = None,
+    step_draws: int | None = None,
+) -> WeightsFile:
     """Compute the weights that a policy gives the skills of a shard set before any observation.
 
     Args:
         shards: Shard set with the skills.
-        policy: Policy that reads no losses and whose weights do not depend on the round.
+        policy: Policy that reads no losses.
         tokens: Token counts of the shards, for weights as shares of tokens. None: weights as shares of samples.
+        at: Draw of a run at which the weights hold. None: the policy has the same weights at each draw.
+        step_draws: Number of draws of an optimizer step, for stages that end at steps. None: unknown.
 
     Raises:
-        PolicyError: The policy reads losses, needs the round, or does not fit the skills.
+        PolicyError: The policy reads losses, does not fit the skills, or its weights change and `at` is None.
         ShardError: No skill has a training shard.
         TokensError: The token counts belong to other shards.
     """
@@ -65,7 +82,10 @@ def weigh(shards: ShardSet, policy: Policy, *, tokens: TokenSet | None = None) -
     else:
         tokens.refuse_other_shards(shards)
         sizes = [tokens.train[skill].num_tokens for skill in shards.skills]
-    weights = policy.weights(policy.init(shards.skills, sizes), None)
+    skills, num_samples = tuple(shards.skills), [len(shards.train[skill]) for skill in shards.skills]
+    num_tokens = None if tokens is None else tuple(sizes)
+    policy = in_draws(policy, RunFacts(skills, tuple(num_samples), num_tokens, step_draws))
+    weights = policy.weights(policy.init(skills, sizes), _round_at(policy, at, sizes))
     return WeightsFile(
         shards=shards.digest,
         unit="samples" if tokens is None else "tokens",
@@ -73,6 +93,30 @@ def weigh(shards: ShardSet, policy: Policy, *, tokens: TokenSet | None = None) -
         arguments=policy.arguments,
         weights=dict(zip(shards.skills, np.asarray(weights).tolist(), strict=True)),
     )
+
+
+def _round_at(policy: Policy, at: int | None, sizes: Sequence[int]) -> NextRound | None:
+    """Return a round of a single draw, or None for a policy with the same weights at each draw.
+
+    Raises:
+        PolicyError: The weights change and the draw is unknown, or the weights follow the rounds before.
+    """
+    within = list(policies_within(policy))
+    names = [transform.name for inner in within if isinstance(inner, Chain) for transform in inner.transforms]
+    back = [name for name in names if name in LOOK_BACK]
+    if back:
+        raise PolicyError(
+            f"transform {back[0]} follows the rounds before, so its weights need a run: list the draws of a run with 'skillshard mix --ledger', and "
+            "look at the weights with 'skillshard inspect'."
+        )
+    if at is not None:
+        return NextRound(0, at, 1, tuple(sizes), (0,) * len(sizes))
+    changing = [inner.name for inner in within if inner.name in ("stages", *get_args(Order))]
+    if changing:
+        raise PolicyError(
+            f"the weights of policy {changing[0]} change during a run: give `at`, the draw at which the weights hold."
+        )
+    return None
 
 
 def read_weights(given: str | os.PathLike[str]) -> dict[str, float]:

@@ -338,6 +338,28 @@ def test_weights_and_export_take_a_file(shards: ShardSet, tmp_path: Path) -> Non
     assert len(texts[0]) == 50 and texts[0] == texts[1]
 
 
+def test_weights_of_stages_are_shown_at_a_draw(shards: ShardSet, tmp_path: Path) -> None:
+    stages = [
+        {"until": 4, "weights": {"add": 1, "carry": 0, "negate": 0}},
+        {"weights": {"add": 0, "carry": 1, "negate": 0}},
+    ]
+    place = written(
+        {"policy": "stages", "unit": "steps", "blend": "linear", "stages": stages}, tmp_path / "policy.json"
+    )
+    command = ["weights", shards.root, "--policy", place, "--step-draws", 8]
+    assert "change during a run: give --at, the draw" in fails(*command)
+    shown = {
+        line.split()[0]: line.split()[-1] for line in works(*command, "--at", 23).splitlines() if len(line.split()) == 3
+    }
+    # The round is draw 23 alone, whose middle is at 23.5 of 32 draws.
+    assert float(shown["carry"]) == pytest.approx(23.5 / 32, abs=1e-6)
+    assert float(shown["add"]) == pytest.approx(8.5 / 32, abs=1e-6)
+    assert "transform smoothing follows the rounds before" in fails(
+        "weights", shards.root, "--policy", f"{place}+smoothing:keep=0.5", "--step-draws", 8, "--at", 3
+    )
+    assert skillshard(*command, "--at", 3, "--out", tmp_path / "weights.json").code == 2
+
+
 def trained(shards: ShardSet, policy: Policy, ledger: Path, **changes: Any) -> Mixer:
     """Train 13 steps of 16 draws with a report every 4 steps."""
     mixer = Mixer(shards, policy, ledger=ledger, round_draws=64, step_draws=16, **changes)
@@ -380,6 +402,32 @@ def test_a_run_under_stages_and_groups_replays_from_its_record_and_its_graphs(sh
     other = replay(tmp_path / "other", read_policy(place))
     rounds = open_records(DirectoryLedger(run)).rounds
     assert other.is_other and [own.decided for own in other.rounds] == [record.weights for record in rounds]
+
+
+def test_continue_says_whether_a_policy_keeps_its_state_and_writes_nothing_if_it_does_not_fit(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    stages = [{"until": 5, "policy": "loss_order:eta=0.5"}, {"weights": {"add": 3, "carry": 2, "negate": 1}}]
+    place = written({"policy": "stages", "unit": "steps", "stages": stages}, tmp_path / "policy.json")
+    policy = read_policy(place)
+    trained(shards, policy, tmp_path / "run")
+    command = ["continue", tmp_path / "run", "--draw", 128, "--shards", shards.root]
+    assert "policy stages is the policy of the run, and keeps its state.\n" in works(
+        *command, "--policy", place, "--out", tmp_path / "same"
+    )
+    mixer = Mixer(shards, policy, ledger=tmp_path / "same", round_draws=64, step_draws=16)
+    handover = json.loads((tmp_path / "same" / "handover.json").read_text())
+    assert mixer.policy.arguments == handover["policy_arguments"]
+    assert "policy loss_order begins with the losses of step 8.\n" in works(
+        *command, "--policy", "loss_order:eta=1", "--out", tmp_path / "other"
+    )
+    assert "policy stratified begins with a state of its own.\n" in works(
+        *command, "--policy", "stratified", "--out", tmp_path / "static"
+    )
+    wrong = json.dumps({"policy": "stages", "stages": [{"weights": {"ad": 1}}]})
+    assert "did you mean 'add'?" in fails(*command, "--policy", wrong, "--out", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    assert skillshard(*command[:4], "--policy", "stratified", "--out", tmp_path / "none").code == 2
 
 
 def test_a_comparison_reads_files_and_refuses_what_a_trial_would_refuse(shards: ShardSet, tmp_path: Path) -> None:
