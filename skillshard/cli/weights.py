@@ -408,19 +408,10 @@ def weights(
             metavar="DRAW",
             min=0,
             help="Draw of a run at which the weights hold. (stages, curricula)",
-            rich_help_panel=POLICY,
+            rich_help_panel=STREAM,
         ),
     ] = None,
-    step_draws: Annotated[
-        int | None,
-        typer.Option(
-            "--step-draws",
-            metavar="N",
-            min=1,
-            help="Samples of an optimizer step, for stages that end at steps.",
-            rich_help_panel=POLICY,
-        ),
-    ] = None,
+    step_draws: StepDraws = None,
     tokens: Annotated[
         str | None,
         typer.Option(

@@ -112,7 +112,7 @@ def _continued(
         chain[number + 1].records.run if chain[number].end == draw else chain[number].records.run for chain in chains
     ]
     who = "first" if chains[0][number].end == draw else "second"
-    fields = differences(*(_without_beginning(run) for run in runs))
+    fields = differences(_without_beginning(runs[0]), _without_beginning(runs[1]))
     changed = f"with other values: {_some(fields)}" if fields else "with the same configuration"
     return Difference(
         "continued",
