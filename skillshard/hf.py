@@ -511,8 +511,9 @@ class MixerCallback(TrainerCallback):
             resume(self.stream, self._saved(args, state.global_step))
         else:
             restart(self.stream)
-            if self.stream.initial_losses:
-                self._report(state, given["model"])
+        # The first draw of a run that continues another run is the draw of a checkpoint of the other run.
+        if self.stream.lacks_first_losses:
+            self._report(state, given["model"])
         refuse_rare_reports(self.stream, self.every_steps)
         if self.losses is None:
             self._hooks = _Hooks(BatchLosses(self.stream), given["model"])

@@ -93,11 +93,12 @@ class MixedData(LightningDataModule):
                     "a second fit() would read the stream again. To train on, call trainer.save_checkpoint(PATH), and then fit(..., ckpt_path=PATH) "
                     "of a new Trainer with a larger max_steps: the checkpoint moves the stream too."
                 )
-            return
-        # The losses of step 0 are part of the new generation, so the run restarts before the callback measures.
-        restart(self.stream)
+        else:
+            # The losses of step 0 are part of the new generation, so the run restarts before the callback measures.
+            restart(self.stream)
+        # The first draw of a run that continues another run is the draw of a checkpoint of the other run.
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, MixerCallback) and self.stream.initial_losses:
+            if isinstance(callback, MixerCallback) and self.stream.lacks_first_losses:
                 callback.report(trainer, trainer.lightning_module)
 
     def state_dict(self) -> dict[str, Any]:

@@ -32,6 +32,14 @@ def go_on(
         int | None,
         typer.Option("--step", metavar="N", min=0, help="Number of optimizer steps taken, in place of --draw."),
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state",
+            metavar="FILE",
+            help="State of RUN as JSON, such as mixer.json in a checkpoint of Hugging Face's Trainer, in place of --draw.",
+        ),
+    ] = None,
     *,
     shards: Annotated[
         str | None,
@@ -60,6 +68,15 @@ def go_on(
             show_default="the check happens when the new run begins",
         ),
     ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--skip",
+            metavar="FIRST:NUM:WHY",
+            help="Draws of RUN that the new run leaves out, such as '12800:640:the loss rose'. Their samples count as seen. Repeat the "
+            "option for several stretches.",
+        ),
+    ] = None,
     step_draws: StepDraws = None,
     cache: Cache,
 ) -> None:
@@ -69,14 +86,14 @@ def go_on(
     """
     from skillshard.artefact import refuse_nested
     from skillshard.mixing.continuation import beginning_of, draw_after, hand_over, matched, note_before, put_handover
-    from skillshard.mixing.ledger import DirectoryLedger
+    from skillshard.mixing.ledger import DirectoryLedger, skipped_by
     from skillshard.mixing.named_policy import Context
     from skillshard.mixing.policy_file import policy_given
     from skillshard.mixing.records import open_records
     from skillshard.mixing.steps import Steps
 
-    if (draw is None) == (step is None):
-        raise typer.BadParameter("give either --draw or --step.", param_hint="--draw")
+    if [draw, step, state].count(None) != 2:
+        raise typer.BadParameter("give either --draw, --step or --state.", param_hint="--draw")
     if step is None:
         Verb.given.refuse(["step_draws"], "belongs to --step")
     if shards is None:
@@ -84,10 +101,16 @@ def go_on(
     refuse_nested(out, [run])
     old = DirectoryLedger(run)
     records = open_records(old)
-    if draw is None:
+    if state is not None:
+        from skillshard.mixing.mixer import place_of_state
+        from skillshard.storage import read_json
+
+        draw, step = place_of_state(old, read_json(state))
+    elif draw is None:
         assert step is not None
         draw = draw_after(records, step, step_draws)
-    handover = hand_over(old, draw=draw, step=step, restart=restart or [], records=records)
+    stretches = [_stretch(text) for text in skip or []]
+    handover = hand_over(old, draw=draw, step=step, restart=restart or [], skip=stretches, records=records)
     known = None
     beginning = None
     if shards is not None:
@@ -107,8 +130,22 @@ def go_on(
     _show(handover, known.skills if known else handover.skills, known.changes if known else {})
     if beginning is not None:
         typer.echo(f"policy {printable(made.name)} {beginning}.")
+    part = skipped_by(handover)
+    for stretch in part.stretches if part else []:
+        typer.echo(printable(stretch.sentence))
     step_shown = "an unknown step" if handover.step is None else f"step {handover.step:,}"
     typer.echo(f"{out} continues {run} from draw {draw:,}, {step_shown}. Give this ledger to the training script.")
+
+
+def _stretch(text: str) -> tuple[int, int, str]:
+    """Parse FIRST:NUM:WHY. The reason may have colons."""
+    parts = text.split(":", 2)
+    if len(parts) < 3 or not all(part.isascii() and part.isdigit() for part in parts[:2]):
+        raise typer.BadParameter(
+            f"{text!r} is no skip: give FIRST:NUM:WHY, the first draw, the number of draws and the reason, such as '12800:640:the loss rose'.",
+            param_hint="--skip",
+        )
+    return int(parts[0]), int(parts[1]), parts[2]
 
 
 def _show(handover: "HandoverRecord", skills: "list[SkillPosition]", changes: "Mapping[str, str]") -> None:

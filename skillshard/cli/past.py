@@ -108,6 +108,8 @@ def at(
     if batch_size is not None:
         Verb.given.refuse(["step_draws"], "says what --batch-size and --world-size say: leave out one of the two")
         step_draws = batch_size * (world_size or 1)
+    from skillshard.mixing.ledger import skipped_by
+
     past = _open(run, shards, cache)
     if draw is not None:
         draws = range(draw, draw + num)
@@ -118,6 +120,10 @@ def at(
         draws = _of_rank(Steps(past.records, step_draws).draws_of(step), rank, world_size)
     for sample in past.samples(draws):
         _show(sample, json=json)
+    part = skipped_by(past.run)
+    for stretch in part.stretches if part else []:
+        if stretch.first < draws.stop and draws.start < stretch.first + stretch.num:
+            typer.echo(printable(f"note: {stretch.sentence}. The lines above are the draws of this run."), err=True)
 
 
 def _of_rank(draws: range, rank: int | None, world_size: int | None) -> range:
@@ -166,8 +172,19 @@ def seen(
     with Bars() as bars, bars.working("searching"):
         stored = past.find(id)
         draws = [draw for sample in stored for draw in past.draws_of(sample)]
+        skips = [skip for sample in stored for skip in past.skips_of(sample)]
     if not stored:
         raise LedgerError(f"no sample of the run's shards has the id {id!r}.")
+    for skip in skips:
+        if json:
+            typer.echo(orjson.dumps({"skipped": skip._asdict()}).decode())
+            continue
+        last = skip.first + skip.num - 1
+        typer.echo(
+            printable(
+                f"skipped in epoch {skip.epoch:,}: in the draws {skip.first:,} to {last:,} of the run before, because {skip.why}"
+            )
+        )
     steps = Steps(past.records, step_draws)
     for draw in draws:
         facts = {**draw._asdict(), "step": steps.step_of(draw.draw)}

@@ -37,15 +37,21 @@ from skillshard.mixing.ledger import (
     RunRecord,
     SeenObservation,
     SkillPosition,
+    SkippingHandoverRecord,
+    SkippingRunRecord,
+    open_skips_of,
     read_record,
+    skipped_by,
 )
-from skillshard.mixing.order import OpenEpoch, SkillOrder, interleave
+from skillshard.mixing.order import interleave
+from skillshard.mixing.positions import advanced, grown, places_after, still_open, untouched
 from skillshard.mixing.records import Records, counted_at, open_records
+from skillshard.mixing.skipping import Stretch, given_stretches, skipped_part
 from skillshard.mixing.steps import Steps
 from skillshard.policies.policy import Observation, Policy, RunFacts, State, check_losses, in_draws
 from skillshard.printable import counted
 from skillshard.shards.manifest import ShardColumns, ShardColumns2
-from skillshard.shards.read import ShardSet, SkillShards
+from skillshard.shards.read import ShardSet
 
 BEFORE_NOTE = "beside/before.json"
 """Name of the note on the place of the ledger of the run before, beside the records of a run."""
@@ -67,101 +73,17 @@ def content_of(columns: ShardColumns2, num_shards: int | None = None) -> str:
     return canonical.digest(canonical.to_json([columns.num_samples[:num_shards], digests[:num_shards]]))
 
 
-# --- pure functions of positions ---------------------------------------------------------------------------------------
-
-
-def advanced(start: SkillPosition, drawn: int, seed: int) -> SkillPosition:
-    """Return the place of a run in the order of a skill after some draws.
-
-    Args:
-        start: Place at the beginning of the run.
-        drawn: Number of draws of the skill, as if the skill had always had its present samples.
-        seed: Seed of the run.
-    """
-    num = start.num_samples
-    # A finished epoch stays open at its end, so that samples that are appended next still belong to this epoch.
-    epoch = (drawn - 1) // num if drawn else 0
-    if epoch != start.epoch:
-        start = start.model_copy(
-            update={"seed": seed, "layers": [Layer(num_shards=start.num_shards, position=0)], "epoch": epoch}
-        )
-    return start.model_copy(update={"position": drawn - epoch * num, "passes": drawn / num})
-
-
-def grown(before: SkillPosition, *, skill: str, seed: int, content: str, shard_rows: Sequence[int]) -> SkillPosition:
-    """Return the place in the order of a skill under its present name and with its present shards.
-
-    Args:
-        before: Place in the order of the skill's first shards.
-        skill: Present name.
-        seed: Seed of the new run.
-        content: Content of the present shards.
-        shard_rows: Number of samples of each present shard. The first shards are the shards of `before`.
-    """
-    num_shards, num_samples = len(shard_rows), sum(shard_rows)
-    layers, own_seed = before.layers, before.seed
-    if not before.position:
-        # Nothing was drawn, so the first epoch is a permutation of all samples.
-        layers, own_seed = [Layer(num_shards=num_shards, position=0)], seed
-    elif num_shards > before.num_shards:
-        layers = [*layers, Layer(num_shards=num_shards, position=before.position)]
-    return SkillPosition(
-        skill=skill,
-        label=before.label,
-        content=content,
-        num_shards=num_shards,
-        num_samples=num_samples,
-        seed=own_seed,
-        epoch=before.epoch,
-        position=before.position,
-        passes=(before.epoch * num_samples + before.position) / num_samples,
-        layers=layers,
-    )
-
-
-def untouched(*, skill: str, label: str, seed: int, content: str, shard_rows: Sequence[int]) -> SkillPosition:
-    """Return the beginning of the order of a skill."""
-    return SkillPosition(
-        skill=skill,
-        label=label,
-        content=content,
-        num_shards=len(shard_rows),
-        num_samples=sum(shard_rows),
-        seed=seed,
-        epoch=0,
-        position=0,
-        passes=0.0,
-        layers=[Layer(num_shards=len(shard_rows), position=0)],
-    )
-
-
-def open_epoch(start: SkillPosition) -> OpenEpoch:
-    """Return the epoch in which a run begins, for `SkillOrder`."""
-    return OpenEpoch(start.epoch, start.seed, tuple((layer.num_shards, layer.position) for layer in start.layers))
-
-
-def orders_of(run: RunRecord, train: Sequence[SkillShards]) -> list[SkillOrder]:
-    """Return the order of the samples of each skill of a run.
-
-    Args:
-        run: Run, or the run that will begin.
-        train: Training shards of each skill.
-    """
-    if run.continues is None:
-        return [
-            SkillOrder(shards.shard_rows, (run.seed, skill)) for shards, skill in zip(train, run.skills, strict=True)
-        ]
-    return [
-        SkillOrder(shards.shard_rows, (run.seed, start.label), open_epoch(start))
-        for shards, start in zip(train, run.continues.skills, strict=True)
-    ]
-
-
 # --- what a run leaves -------------------------------------------------------------------------------------------------
 
 
 def hand_over(
-    ledger: Ledger, *, draw: int, step: int | None = None, restart: Collection[str] = (), records: Records | None = None
+    ledger: Ledger,
+    *,
+    draw: int,
+    step: int | None = None,
+    restart: Collection[str] = (),
+    skip: Sequence[Stretch] = (),
+    records: Records | None = None,
 ) -> HandoverRecord:
     """Collect everything that a run leaves at a draw to the run that continues it.
 
@@ -170,10 +92,13 @@ def hand_over(
         draw: Number of draws consumed, over all runs.
         step: Number of optimizer steps taken, over all runs. None: the number follows from the reports, or is unknown.
         restart: Skills that begin again although their samples may have been drawn.
+        skip: Stretches of the run's draws that the new run skips, as for `skillshard.mixing.skipping.skipped_part`.
         records: Records of the generation that counts. None: the newest generation.
 
     Raises:
-        LedgerError: The ledger holds no run, a record is damaged, or the run has not decided the draw.
+        LedgerError: The ledger holds no run, a record is damaged, the run has not decided the draw or a skipped stretch, or a stretch begins
+            before the draw.
+        PolicyError: A stretch is no first draw, number of draws and reason, or two stretches overlap.
     """
     records = open_records(ledger) if records is None else records
     run = records.run
@@ -189,15 +114,18 @@ def hand_over(
     observations, num_unread = _last_observations(records, draw, newest)
     state = None if run.continues is None else run.continues.policy_state
     weights = None if run.continues is None else run.continues.weights_before
-    return HandoverRecord(
+    present = [advanced(start, num, run.seed) for start, num in zip(starts, drawn, strict=True)]
+    skills, open_skips = [*present, *absent], still_open(open_skips_of(run), [*starts, *absent], [*present, *absent])
+    skipped = None
+    if skip:
+        skipped = skipped_part(records, skip, draw=draw, places=skills, earlier=open_skips)
+        skills, open_skips = places_after(skipped)
+    handover = HandoverRecord(
         run=run.checksum,
         draw=draw,
         step=_step_after(records, draw) if step is None else step,
         num_rounds=run.num_rounds_before + (0 if newest is None else newest.round + 1),
-        skills=[
-            *(advanced(start, num, run.seed) for start, num in zip(starts, drawn, strict=True)),
-            *absent,
-        ],
+        skills=skills,
         present=run.skills,
         weights=weights if newest is None else newest.weights,
         unit=run.unit,
@@ -209,9 +137,24 @@ def hand_over(
         measured_on=run.measured_on,
         observations=observations,
         num_unread=num_unread,
-        last_skill=_last_skill(run, newest, draw, [start.label for start in starts]),
+        last_skill=_last_skill(records, newest, draw, [start.label for start in starts]),
         restart=sorted(restart),
     )
+    if not open_skips and skipped is None:
+        return handover
+    return SkippingHandoverRecord(**_fields_of(handover), skipped=skipped, open_skips=open_skips)
+
+
+def with_skips(run: RunRecord, handover: HandoverRecord | None) -> RunRecord:
+    """Return the record of a run that continues another run, with the skips of the handover. Without skips the record stays as it is."""
+    if not isinstance(handover, SkippingHandoverRecord):
+        return run
+    return SkippingRunRecord(**_fields_of(run), skipped=handover.skipped, open_skips=handover.open_skips)
+
+
+def _fields_of(record: HandoverRecord | RunRecord) -> dict[str, Any]:
+    names = set(type(record).model_fields) - {"schema_version", "checksum"}
+    return {name: getattr(record, name) for name in names}
 
 
 def draw_after(records: Records, step: int, step_draws: int | None) -> int:
@@ -258,13 +201,17 @@ def put_handover(ledger: Ledger, handover: HandoverRecord) -> None:
     handed_over = read_record(ledger, HANDOVER, HandoverRecord)
     assert handed_over is not None
     known, own = (
-        {"run": record.run, "draw": record.draw, "step": record.step, "restart": record.restart}
+        (
+            record.run,
+            record.draw,
+            f"step {record.step}, restart {record.restart}, skip {given_stretches(record)}",
+        )
         for record in (handed_over, handover)
     )
     if known != own:
         raise LedgerError(
-            f"{ledger} continues run {handed_over.run} from draw {handed_over.draw:,} (step {handed_over.step}, restart {handed_over.restart}), and this call continues run "
-            f"{handover.run} from draw {handover.draw:,} (step {handover.step}, restart {handover.restart}): give a new ledger directory."
+            f"{ledger} continues run {known[0]} from draw {known[1]:,} ({known[2]}), and this call continues run {own[0]} from draw {own[1]:,} "
+            f"({own[2]}): give a new ledger directory."
         )
 
 
@@ -397,9 +344,13 @@ def _seen(records: Records, observation: ObservationRecord, newest: RoundRecord 
     )
 
 
-def _last_skill(run: RunRecord, newest: RoundRecord | None, draw: int, labels: Sequence[str]) -> str | None:
+def _last_skill(records: Records, newest: RoundRecord | None, draw: int, labels: Sequence[str]) -> str | None:
+    """Return the label of the skill of the last draw before a draw."""
+    run = records.run
     if newest is None:
-        return None
+        # The last draw belongs to an earlier run. After a skip, the place of its skill no longer follows the last draw.
+        before = read_record(records.ledger, HANDOVER, HandoverRecord) if run.continues else None
+        return before.last_skill if before is not None and skipped_by(run) is None else None
     skill, _ = interleave(np.array(newest.counts), "round", run.seed, newest.round)
     return labels[int(skill[draw - 1 - newest.first_draw])]
 

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from skillshard import canonical
 from skillshard.artefact import differences
 from skillshard.mixing.continuation import earlier_runs
-from skillshard.mixing.ledger import DirectoryLedger, RecordType, RunRecord, SteeredRoundRecord
+from skillshard.mixing.ledger import DirectoryLedger, RecordType, RunRecord, SteeredRoundRecord, open_skips_of, skipped_by
 from skillshard.mixing.order import interleave
 from skillshard.mixing.records import Numbered, Records, open_records
 from skillshard.printable import counted
@@ -255,11 +255,18 @@ def _orders(run: RunRecord, *, knows_before: bool) -> list[Any]:
     if run.continues is None:
         blocks = None if run.blocks is None else run.blocks.model_dump_json()
         return [(run.seed, skill, content, blocks) for skill, content in zip(run.skills, run.contents, strict=True)]
+    part = skipped_by(run)
+    skipped = {skip.label for skip in open_skips_of(run)}
+    skipped |= {draws.label for stretch in (part.stretches if part else []) for draws in stretch.skills}
     return [
         # The open epoch goes on as in the run before, and so do all later epochs.
         (run.seed, start.label, start.content, None)
-        if knows_before and start.seed == run.seed and len(start.layers) == 1
-        else (run.seed, start.model_copy(update={"skill": ""}).model_dump_json())
+        if knows_before and start.seed == run.seed and len(start.layers) == 1 and start.label not in skipped
+        else (
+            run.seed,
+            start.model_copy(update={"skill": ""}).model_dump_json(),
+            tuple(skip.model_dump_json() for skip in open_skips_of(run) if skip.label == start.label),
+        )
         for start in run.continues.skills
     ]
 

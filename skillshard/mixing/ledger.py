@@ -2,6 +2,7 @@
 
     RUN/run.json                                        the definition of the run: shards, skills, seed, round_draws, lag, policy
     RUN/handover.json                                   the run before and the place in its stream, if this run continues another run
+    RUN/packed.json                                     the first block of the packed stream, if this run continues another run
     RUN/steers/00000000.json                            a steering by hand, which acts from a round on
     RUN/generations/00000001.json                       a resume: the records that generation 1 keeps of generation 0, and its job
     RUN/generations/00000000/observations/00000000.json reported losses, numbered in the order of the reports, with rising draws
@@ -29,7 +30,7 @@ Lag = int | Literal["live"]
 RUN = "run.json"
 OLDER_RUNS = tuple(f"skillshard/run/{version}" for version in range(1, 5))
 HANDOVER = "handover.json"
-STEERED_ROUND = "skillshard/round/3"
+PACKED = "packed.json"
 RecordType = TypeVar("RecordType", bound="LedgerRecord")
 
 
@@ -158,6 +159,78 @@ class HandoverRecord(LedgerRecord):
     num_unread: int = Field(ge=0, description="number of these observations that the state does not contain yet")
     last_skill: str | None = Field(description="label of the skill of the last draw; null before the first draw")
     restart: list[str] = Field(description="skills that begin again although their samples may have been drawn")
+
+
+class SkippedDraws(BaseModel):
+    """The skipped draws of a skill."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: str = Field(description="name of the skill in the key of its order")
+    first: int = Field(ge=0, description="number of the first skipped draw in the order of the skill, over all epochs")
+    num: int = Field(ge=1)
+
+
+class SkippedStretch(BaseModel):
+    """Neighbouring draws of the run before whose samples the new run skips."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    first: int = Field(ge=0, description="first draw of the stretch in the stream of the run before")
+    num: int = Field(ge=1, description="number of draws")
+    why: str = Field(min_length=1, description="reason in the words of the user")
+    skills: list[SkippedDraws] = Field(description="draws of each skill in the stretch")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SkippedStretch":
+        if sum(skill.num for skill in self.skills) != self.num:
+            raise ValueError(f"the draws of the skills do not sum to {self.num:,}")
+        return self
+
+    @property
+    def sentence(self) -> str:
+        last = self.first + self.num - 1
+        draws = f"draw {self.first:,}" if self.num == 1 else f"draws {self.first:,} to {last:,}"
+        return f"{draws} of the run before {'is' if self.num == 1 else 'are'} skipped, because {self.why}"
+
+
+class SkipInEpoch(BaseModel):
+    """Samples of the open epoch of a skill that a run skipped although earlier samples of the epoch were left."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: str = Field(description="name of the skill in the key of its order")
+    num_layers: int = Field(ge=1, description="number of layers of the epoch that were known")
+    position: int = Field(ge=0, description="draws of the open epoch before the skip")
+    parts: list[tuple[int, int]] = Field(
+        min_length=1, description="first position and end of each skipped part of the epoch"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SkipInEpoch":
+        edges = [self.position, *(edge for part in self.parts for edge in part)]
+        if any(first >= end for first, end in self.parts) or edges != sorted(edges):
+            raise ValueError(f"{self.label}: the skipped parts do not rise from position {self.position:,}")
+        return self
+
+
+class SkippedPart(BaseModel):
+    """The stretches of the run before that a run skips, with the places before the skip."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = Field(description="seed of the run before")
+    places: list[SkillPosition] = Field(description="place of each skill of the run before, without the skip")
+    earlier: list[SkipInEpoch] = Field(description="earlier skips in the open epochs")
+    stretches: list[SkippedStretch] = Field(min_length=1, description="skipped draws, rising")
+
+
+class SkippingHandoverRecord(HandoverRecord):
+    """The handover of a run that skips draws of the run before, or that continues a run with skipped samples in an open epoch."""
+
+    schema_version: Literal["skillshard/handover/2"] = Field("skillshard/handover/2", alias="schema")  # type: ignore[assignment]
+    skipped: SkippedPart | None = Field(description="draws that the new run skips; null if none")
+    open_skips: list[SkipInEpoch] = Field(description="all skips in the open epochs, the oldest first")
 
 
 class CopiedObservation(BaseModel):
@@ -337,6 +410,24 @@ class ObservationRecord(LedgerRecord):
         return self
 
 
+class SkippingRunRecord(RunRecord):
+    """A run that skips draws of the run before, or that began with skipped samples in an open epoch."""
+
+    schema_version: Literal["skillshard/run/6"] = Field("skillshard/run/6", alias="schema")  # type: ignore[assignment]
+    skipped: SkippedPart | None = Field(description="draws that the run skips; null if none")
+    open_skips: list[SkipInEpoch] = Field(description="all skips in the open epochs, the oldest first")
+
+
+def skipped_by(record: RunRecord | HandoverRecord) -> SkippedPart | None:
+    """Return the draws of the run before that a run skips, or None."""
+    return record.skipped if isinstance(record, (SkippingRunRecord, SkippingHandoverRecord)) else None
+
+
+def open_skips_of(record: RunRecord | HandoverRecord) -> list[SkipInEpoch]:
+    """Return the skips in the open epochs in which a run begins, the oldest first."""
+    return record.open_skips if isinstance(record, (SkippingRunRecord, SkippingHandoverRecord)) else []
+
+
 class RoundRecord(LedgerRecord):
     """A round: a stretch of the stream with a single weight vector."""
 
@@ -380,6 +471,17 @@ class SteeredRoundRecord(RoundRecord):
     schema_version: Literal["skillshard/round/3"] = Field("skillshard/round/3", alias="schema")  # type: ignore[assignment]
     steer: int = Field(ge=0, description="number of the steering that acts in this round")
     steer_checksum: str = Field(description="checksum of the record of this steering")
+
+
+class PackedBeginRecord(LedgerRecord):
+    """The record packed.json: the beginning of the packed stream of a run that continues another run."""
+
+    schema_version: Literal["skillshard/packed-begin/1"] = Field("skillshard/packed-begin/1", alias="schema")
+    run: str = Field(description="checksum of run.json")
+    block: int = Field(ge=0, description="number of the first block of the run")
+    left: int = Field(
+        ge=0, description="number of tokens at the end of the last draw before the run that no earlier block has"
+    )
 
 
 class SteerRecord(LedgerRecord):
@@ -653,8 +755,8 @@ def read_record(ledger: Ledger, name: str, kind: type[RecordType]) -> RecordType
                 "run. Give a new ledger directory, or continue with the version that began the run."
             )
         own: type[Any] = kind
-        if kind is RoundRecord and isinstance(value, dict) and value.get("schema") == STEERED_ROUND:
-            own = SteeredRoundRecord
+        if isinstance(value, dict):
+            own = _EXTENDED.get(kind, {}).get(value.get("schema"), kind)
         record: RecordType = own.model_validate(value)
         # A record without a checksum would pass, because a new record computes its checksum.
         if not isinstance(value, dict) or "checksum" not in value:
@@ -664,6 +766,14 @@ def read_record(ledger: Ledger, name: str, kind: type[RecordType]) -> RecordType
     except StorageError as error:
         raise _damaged(ledger, name, str(error)) from error
     return record
+
+
+_EXTENDED: dict[type[LedgerRecord], dict[Any, type[LedgerRecord]]] = {
+    HandoverRecord: {"skillshard/handover/2": SkippingHandoverRecord},
+    RoundRecord: {"skillshard/round/3": SteeredRoundRecord},
+    RunRecord: {"skillshard/run/6": SkippingRunRecord},
+}
+"""Kind of record -> schema -> kind with more fields, which a run has only if it uses them. All other runs keep their bytes."""
 
 
 def _damaged(ledger: Ledger, name: str, fault: str) -> LedgerError:

@@ -10,7 +10,7 @@ import operator
 import os
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, pairwise, repeat
 from types import MappingProxyType
@@ -32,8 +32,8 @@ from skillshard.mixing.continuation import (
     hand_over,
     matched,
     note_before,
-    orders_of,
     put_handover,
+    with_skips,
 )
 from skillshard.mixing.counts import drawn_at
 from skillshard.mixing.fields import check_fields, metas_of, rows_of
@@ -51,12 +51,14 @@ from skillshard.mixing.ledger import (
 from skillshard.mixing.members import MEMBERS_AHEAD, check_members
 from skillshard.mixing.metrics import MOST_SKILLS, Row, scalars, table
 from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION
+from skillshard.mixing.positions import last_sample, orders_of
 from skillshard.mixing.recorded import note_shards
 from skillshard.mixing.records import RECORDS_KEPT, open_records
 from skillshard.mixing.replay import refuse_other_loss
 from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round, read_ahead
 from skillshard.mixing.rounds import ON_BAD_LOSS, EndOfStream, Rounds
 from skillshard.mixing.skill_blocks import block_unit, epoch_blocks
+from skillshard.mixing.skipping import Stretch
 from skillshard.mixing.stream import DRAWS, LAST_DRAW, Clock, is_whole, whole_number
 from skillshard.policies.policy import Policy, Probing, RunFacts, check_is_policy, in_draws
 from skillshard.printable import counted
@@ -346,6 +348,7 @@ class Mixer:
             contents=[content_of(own) for own in columns],
             continues=continues,
         )
+        run = with_skips(run, handover)
         self.orders = orders_of(run, self._train)
         refuse_other_loss(policy, loss)
         if measured_on == "training":
@@ -384,6 +387,7 @@ class Mixer:
         draw: int | None = None,
         step: int | None = None,
         restart: Collection[str] = (),
+        skip: Sequence[Stretch] = (),
         round_draws: int | None = None,
         seed: int | None = None,
         lag: Lag | None = None,
@@ -417,16 +421,22 @@ class Mixer:
             shards: Shards of the new run.
             policy: Policy of the new run.
             ledger: New directory of the new run's record.
-            state: State of the other run in a checkpoint, which gives the draw and the step.
+            state: State of the other run in a checkpoint, which gives the draw and the step. The state of a packed stream fits too. Then load the
+                state into the packed stream of the new run, so that its blocks go on where the blocks of the other run end.
             draw: Number of draws that the model has seen, in place of a state. A ledger does not know this number.
             step: Number of optimizer steps taken at the draw. None: the step of the state, or the step by the reports of the other run.
             restart: Skills that begin again although their samples may have come in the open epoch, after the skills were split, merged
                 or tagged anew.
+            skip: Stretches of draws to skip, for a bad stretch after which the loss rose: (first, num, why) with the first draw in the stream
+                of the other run, the number of draws, and the reason. The samples that the other run gave at these draws, or would have given,
+                count as seen: the positions and passes of their skills move on, and the new run does not give the samples in these
+                epochs. The record of the new run lists the stretches.
             round_draws: As for `Mixer`. None: the value of the other run. The same holds for `seed`, `lag`, `repeat`, `unit` and `loss`.
             step_draws: As for `Mixer`, and so are all further arguments.
 
         Raises:
-            LedgerError: The other run has not decided the draw, the state is of another run, or the new ledger holds another run.
+            LedgerError: The other run has not decided the draw or a stretch to skip, the state is of another run, or the new ledger holds
+                another run.
             ShardError: A skill was split, merged or tagged anew and is not named in `restart`.
             PolicyError, TokensError, FieldError: As for `Mixer`.
 
@@ -439,14 +449,13 @@ class Mixer:
         if (state is None) == (draw is None):
             raise PolicyError("continue_from needs the place in the stream: give either state=STATE or draw=DRAW.")
         if state is not None:
-            saved = _saved(state)
-            _check_saved(before, saved)
-            draw, step = saved.draw, saved.step if step is None else step
+            draw, saved_step = place_of_state(before, state)
+            step = saved_step if step is None else step
         assert draw is not None
         whole_number("draw", draw)
         if step is not None:
             whole_number("step", step)
-        put_handover(own, hand_over(before, draw=operator.index(draw), step=step, restart=restart))
+        put_handover(own, hand_over(before, draw=operator.index(draw), step=step, restart=restart, skip=skip))
         note_before(own, before)
         return cls(
             shards,
@@ -572,8 +581,8 @@ class Mixer:
 
     def batch(self, first: int, num: int) -> Batch:
         """Read the draws first .. first + num - 1, or the draws up to the end of the stream. Raise PolicyError as in `at`."""
-        number = self._run.round_of(first)
-        start = first - self._run.first_draw_of(number)
+        number = self.run.round_of(first)
+        start = first - self.run.first_draw_of(number)
         plan = self.plan(number) if number >= 0 else None
         # A batch inside a single round, the usual case, is a slice of the plan. A slice copies no places.
         if plan is None or start + num > len(plan.skill):
@@ -600,7 +609,7 @@ class Mixer:
         self, draws: Int[np.ndarray, " sample"]
     ) -> Iterator[tuple[RoundPlan, Int[np.ndarray, " some"], Int[np.ndarray, " some"]]]:
         """Split draws at the ends of rounds. Yield the round's plan, the draws, and the positions of the draws in the round."""
-        begin = self._run.first_draw
+        begin = self.run.first_draw
         if len(draws) and 0 <= draws.min() < begin:
             raise PolicyError(
                 f"draws from {draws.min():,} on were asked for, and this run begins at draw {begin:,}: earlier draws are in the ledger of the run that it "
@@ -642,8 +651,8 @@ class Mixer:
         self.check_begin(self._draw)
         while True:
             first = self._draw
-            number = self._run.round_of(first)
-            start = first - self._run.first_draw_of(number)
+            number = self.run.round_of(first)
+            start = first - self.run.first_draw_of(number)
             plan = self.plan(number)
             if plan is None or start >= len(plan.skill):
                 return
@@ -675,14 +684,14 @@ class Mixer:
     # --- losses in, weights out --------------------------------------------------------------------------------------
 
     @property
-    def _run(self) -> RunRecord:
+    def run(self) -> RunRecord:
         """Record of the run."""
         return self._rounds.run
 
     @property
     def first_draw(self) -> int:
         """First draw of the run: 0, or the draw from which the run continues another run."""
-        return self._run.first_draw
+        return self.run.first_draw
 
     def report(self, step: SupportsIndex, losses: Mapping[str, Any], *, draw: SupportsIndex | None = None) -> None:
         """Record the losses measured after `step` optimizer steps.
@@ -742,7 +751,7 @@ class Mixer:
         if not is_whole(most_skills, 0, LAST_DRAW):
             raise PolicyError(f"most_skills is {most_skills!r}: give a number of skills, 0 or more.")
         at_draw, record, rows = self._metrics_at(step, draw)
-        return scalars(self._run, record, at_draw, rows, most_skills=most_skills)
+        return scalars(self.run, record, at_draw, rows, most_skills=most_skills)
 
     def metrics_table(
         self, *, step: SupportsIndex | None = None, draw: SupportsIndex | None = None
@@ -765,7 +774,7 @@ class Mixer:
             at_draw = whole_number("draw", draw)
         else:
             at_draw = max(self._draw, self._rounds.last_draw())
-        run, record = self._run, None
+        run, record = self.run, None
         if at_draw > run.first_draw:
             record = self._rounds.decided_at(at_draw)
             at_draw = min(at_draw, record.first_draw + record.num_draws)
@@ -815,7 +824,12 @@ class Mixer:
 
         A run that continues another run begins with the last losses of the other run, if these losses fit.
         """
-        return self._run.needs_first_losses
+        return self.run.needs_first_losses
+
+    @property
+    def lacks_first_losses(self) -> bool:
+        """Whether the stream stands at the first draw of the run, and the run begins with the losses of this draw."""
+        return self.initial_losses and self._draw == self.first_draw
 
     @property
     def loss(self) -> LossKind:
@@ -911,7 +925,7 @@ class Mixer:
         has_ended = newest is not None and newest.num_draws < self.round_draws
         if number >= num_rounds + most and not has_ended:
             raise PolicyError(
-                f"draw {self._run.first_draw_of(number):,} is in round {number:,}, and the newest decided round is {num_rounds - 1:,}: a look so far "
+                f"draw {self.run.first_draw_of(number):,} is in round {number:,}, and the newest decided round is {num_rounds - 1:,}: a look so far "
                 f"ahead would decide {number - num_rounds + 1:,} rounds. Read the stream in order, or decide the rounds by mixer.round(number)."
             )
 
@@ -928,6 +942,21 @@ class Mixer:
                 "the draws of this mixer are blocks of tokens (unit='blocks') and not samples: read the blocks with PackedTokens(..., packing='skill')."
             )
         return plan_round(self._begun(number), self._train, self.orders, seed=self.seed)
+
+    def plan_before(self) -> RoundPlan | None:
+        """Find the sample of the last draw before a run that continues another run, as a round of one draw.
+
+        Returns:
+            The round, or None if the run has no draw before it, or no longer has the skill of the draw.
+        """
+        handover = read_record(self.ledger, HANDOVER, HandoverRecord)
+        if handover is None or handover.last_skill is None:
+            return None
+        before = last_sample(self.run, handover.last_skill, self._train)
+        if before is None:
+            return None
+        number, shard, rows = before
+        return RoundPlan(self._train, [(number, shard)], [rows], np.array([number]), np.zeros(1, np.int64))
 
     def begun(self, number: int) -> RoundRecord | None:
         """Decide a round that a reader needs. Return None beyond the end of the stream. Raise PolicyError as in `plan`."""
@@ -1002,7 +1031,7 @@ class Mixer:
             LedgerError: The state belongs to another run or to another ledger of this run, or a record before the draw is damaged.
         """
         saved = _saved(state)
-        before = self._run.continues
+        before = self.run.continues
         if before is not None and saved.run == before.run:
             self._refuse_other_place(saved, before)
             self._resume(before.draw, saved.step if before.step is None else before.step, generation, anew=True)
@@ -1029,7 +1058,7 @@ class Mixer:
         if generation is None and self._rounds.job is None and self._rounds.records.is_untouched():
             self._resumed_here = True
             return
-        before = self._run.continues
+        before = self.run.continues
         self._resume(self.first_draw, None if before is None else before.step, generation, anew=True)
 
     def _refuse_other_place(self, saved: MixerState, before: Continued) -> None:
@@ -1058,7 +1087,7 @@ class Mixer:
         """Return the checksum of the round of the last draw before a position, or of run.json at position 0."""
         if draw == self.first_draw:
             return self._rounds.digest
-        number = self._run.round_of(draw - 1)
+        number = self.run.round_of(draw - 1)
         record = self._rounds.decided(number)
         if record is None:
             if self.policy.reads_losses:
@@ -1077,7 +1106,7 @@ class Mixer:
         )
         if saved.round and self._round_digest(saved.draw) != saved.round:
             raise LedgerError(
-                f"round {self._run.round_of(saved.draw - 1):,} of {self.ledger} is not the round that the checkpoint names. {elsewhere}"
+                f"round {self.run.round_of(saved.draw - 1):,} of {self.ledger} is not the round that the checkpoint names. {elsewhere}"
             )
         if saved.num_observations and self.policy.reads_losses:
             record = self._rounds.records.observations.get(saved.num_observations - 1)
@@ -1097,6 +1126,22 @@ def _saved(state: Mapping[str, Any]) -> MixerState:
         return MixerState.model_validate(state)
     except ValidationError as error:
         raise LedgerError(f"this is no state of a mixer (schemas/mixer-2.json): {first_fault(error)}.") from error
+
+
+def place_of_state(ledger: Ledger, state: Any) -> tuple[int, int | None]:
+    """Return the draw and the step of a saved state of a run, for a run that continues this run.
+
+    Args:
+        ledger: Ledger of the run.
+        state: State of a mixer, or state of a packed stream, which holds the state of its mixer.
+
+    Raises:
+        LedgerError: The state is no state, or is a state of another run.
+    """
+    packed = state.get("mixer") if isinstance(state, Mapping) else None
+    saved = _saved({**packed, "step": state.get("step")} if isinstance(packed, Mapping) else state)
+    _check_saved(ledger, saved)
+    return saved.draw, saved.step
 
 
 def _check_saved(ledger: Ledger, saved: MixerState) -> None:

@@ -17,7 +17,7 @@ All functions are NumPy over whole rounds and take about 0.1 microseconds per dr
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -234,11 +234,27 @@ class OpenEpoch(NamedTuple):
         seed: Seed of the order of this epoch. Later epochs have the seed of the run.
         layers: Number of shards, and the number of draws of the epoch before these shards were known. The first layer has 0 draws. Each
             further layer stands for shards that were appended within the epoch.
+        skips: Skipped samples of the epoch, in the order of the runs that skipped them.
     """
 
     number: int
     seed: int
     layers: tuple[tuple[int, int], ...]
+    skips: "tuple[Skip, ...]" = ()
+
+
+class Skip(NamedTuple):
+    """Samples of an epoch that a run skipped at its beginning.
+
+    Attributes:
+        num_layers: Number of layers of the epoch that were known at this time.
+        position: Number of draws of the epoch at this time, earlier skipped samples included.
+        parts: First position and end of each skipped part of the epoch, rising, from `position` on.
+    """
+
+    num_layers: int
+    position: int
+    parts: tuple[tuple[int, int], ...]
 
 
 @runtime_checkable
@@ -455,6 +471,66 @@ class Merged:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """Samples in permuted order, some of which a run skipped at a position.
+
+    The skipped samples have the next positions, so that they count as drawn. The other samples follow in their order. All samples keep one
+    position, so an epoch stays a permutation of its samples.
+
+    Attributes:
+        before: Samples of the epoch in the order without the skip.
+        position: Number of draws of the epoch at the time of the skip.
+        parts: First position and end of each skipped part in the order without the skip, rising and disjoint, from `position` on.
+    """
+
+    before: Permuted
+    position: int
+    parts: tuple[tuple[int, int], ...]
+
+    @property
+    def num_samples(self) -> int:
+        return self.before.num_samples
+
+    @cached_property
+    def _stretches(self) -> list[tuple[int, int]]:
+        """First position and end in `before` of the stretches of this order, one stretch after the other."""
+        others = zip([self.position, *(end for _, end in self.parts)], [first for first, _ in self.parts], strict=False)
+        return [(0, self.position), *self.parts, *others, (self.parts[-1][1], self.num_samples)]
+
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Yield the stretches of `before` at the positions start .. stop - 1."""
+        begin = 0
+        for first, end in self._stretches:
+            low, high = max(start, begin), min(stop, begin + end - first)
+            if low < high:
+                yield first + low - begin, first + high - begin
+            begin += end - first
+
+    def read(self, start: int, stop: int) -> Stretch:
+        return _joined(self.before.read(*part) for part in self._parts(start, stop))
+
+    def shards(self, start: int, stop: int) -> list[int]:
+        return [shard for part in self._parts(start, stop) for shard in self.before.shards(*part)]
+
+    def offset(self, shard: int, row: int) -> int:
+        place, begin = self.before.offset(shard, row), 0
+        for first, end in self._stretches:
+            if first <= place < end:
+                return begin + place - first
+            begin += end - first
+        raise AssertionError(f"position {place} is in no stretch of {self._stretches}")
+
+    def tokens_before(
+        self, position: int, shard_tokens: Int[np.ndarray, " shard"], rows: Callable[[int], np.ndarray]
+    ) -> int:
+        before = self.before.tokens_before
+        return sum(
+            before(end, shard_tokens, rows) - before(first, shard_tokens, rows)
+            for first, end in self._parts(0, position)
+        )
+
+
+@dataclass(frozen=True)
 class SkillOrder:
     """The endless order of a skill's samples: epoch after epoch, each epoch a permutation of all samples.
 
@@ -475,15 +551,7 @@ class SkillOrder:
 
     def read(self, start: int, stop: int) -> Stretch:
         """Find the draws start .. stop - 1 of this skill, counted from its first draw of the run."""
-        segments, places, num_rows = [], list[np.ndarray](), 0
-        is_in_order = True
-        for epoch, first, last in self._parts(start, stop):
-            part = self._epoch(epoch).read(first, last)
-            is_in_order &= part.place is None
-            places.append(num_rows + _places(part))
-            segments += part.segments
-            num_rows += part.num_rows
-        return Stretch(segments, None if is_in_order else np.concatenate(places))
+        return _joined(self._epoch(epoch).read(first, last) for epoch, first, last in self._parts(start, stop))
 
     def offset(self, epoch: int, shard: int, row: int) -> int:
         """Return the position of a sample in an epoch: the inverse of `read`.
@@ -559,11 +627,20 @@ class SkillOrder:
         labels = (self.opened.seed, *self.labels[1:], number)
         (known, _), *appended = self.opened.layers
         samples: Permuted = Permutation(self.shard_rows[:known], 0, labels, labels)
-        for num_shards, position in appended:
+        samples = self._skipped(samples, 1)
+        for num_layers, (num_shards, position) in enumerate(appended, start=2):
             # The stripes and rows of a shard are keyed by the number of the shard. Only the permutation of the shards needs another key.
             key = (*labels, "appended", known)
             added = Permutation(self.shard_rows[known:num_shards], known, key, labels)
-            samples, known = Merged(samples, position, added, known), num_shards
+            samples, known = self._skipped(Merged(samples, position, added, known), num_layers), num_shards
+        return samples
+
+    def _skipped(self, samples: Permuted, num_layers: int) -> Permuted:
+        """Return the open epoch after the skips that knew a number of layers."""
+        assert self.opened is not None
+        for skip in self.opened.skips:
+            if skip.num_layers == num_layers:
+                samples = Skipped(samples, skip.position, skip.parts)
         return samples
 
 
@@ -573,6 +650,18 @@ def _part_of(token: int, before: int, sizes: Int[np.ndarray, " part"]) -> tuple[
     # With side="right" a part without tokens is passed over.
     part = int(np.searchsorted(ends, token, side="right"))
     return part, int(ends[part] - sizes[part])
+
+
+def _joined(parts: Iterable[Stretch]) -> Stretch:
+    """Join stretches that follow one another."""
+    segments, places, num_rows = [], list[np.ndarray](), 0
+    is_in_order = True
+    for part in parts:
+        is_in_order &= part.place is None
+        places.append(num_rows + _places(part))
+        segments += part.segments
+        num_rows += part.num_rows
+    return Stretch(segments, None if is_in_order else np.concatenate(places))
 
 
 def _places(stretch: Stretch) -> Int[np.ndarray, " draw"]:

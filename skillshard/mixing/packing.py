@@ -40,11 +40,11 @@ from skillshard.canonical import first_fault
 from skillshard.errors import LedgerError, PolicyError, RoundError, TokensError, did_you_mean, name_some
 from skillshard.loss import LossKind, MeasuredOn
 from skillshard.memo import memoized
-from skillshard.mixing.ledger import BlockUnit, Lag
+from skillshard.mixing.ledger import PACKED, BlockUnit, Continued, Lag, PackedBeginRecord
 from skillshard.mixing.metrics import MOST_SKILLS
 from skillshard.mixing.mixer import Mixer, MixerState
 from skillshard.mixing.packed_batch import PackedBatch, Segments
-from skillshard.mixing.records import RECORDS_KEPT
+from skillshard.mixing.records import RECORDS_KEPT, packed_begin
 from skillshard.mixing.round_ids import TABLES_KEPT, WINDOW_DRAWS, IdTable, RoundIds, counts_of
 from skillshard.mixing.round_plan import RoundPlan, order_round, read_ahead
 from skillshard.mixing.skill_blocks import SkillRound
@@ -54,6 +54,8 @@ from skillshard.shards.token_set import SkillTokens, TokenSet
 
 Packing = Literal["concat", "one", "skill"]
 """The way from draws to blocks: the tokens of all draws one after the other, a block for each draw, or blocks of one skill as draws."""
+CUT = -1
+"""Number of the round before round 0: the last draw of the run before, which a block's end has cut."""
 
 
 class PackedState(BaseModel):
@@ -61,11 +63,13 @@ class PackedState(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal["skillshard/packed/4"] = Field("skillshard/packed/4", alias="schema")
+    schema_version: Literal["skillshard/packed/5"] = Field("skillshard/packed/5", alias="schema")
     block: int = Field(ge=0, le=LAST_DRAW, description="blocks consumed")
+    left: int = Field(ge=0, description="number of tokens at the end of the last draw that these blocks do not have")
     step: int | None = Field(description="optimizer steps taken; null if the trainer gave no step")
     mixer: MixerState = Field(description="state of the mixer after the draws with at least one token in these blocks")
     tokens: str = Field(description="digest of tokens.json")
+    tokenizer: str = Field(description="digest of the tokenizer and of the rule for its special tokens")
     block_tokens: int = Field(ge=1)
     separator: str | None
     packing: Packing
@@ -153,6 +157,20 @@ class Pieces(NamedTuple):
     stop: Int[np.ndarray, " piece"]
 
 
+class Begin(NamedTuple):
+    """The beginning of a packed stream.
+
+    Attributes:
+        block: First block of the run. 0 unless the run continues another run.
+        left: Number of tokens at the end of the last draw before the run that no earlier block has. The first block begins with these tokens.
+        tokens_before: Number of tokens of the draws before the run, as `PackedTokens` counts the tokens of draws.
+    """
+
+    block: int
+    left: int
+    tokens_before: int
+
+
 class PackedTokens:
     """The mixed stream of a mixer as blocks of tokens.
 
@@ -204,11 +222,6 @@ class PackedTokens:
                 "Mixer(lag=0) begins a round only after the losses at the end of the previous round. A block that reaches over the end of a "
                 "round would wait for losses that the trainer measures after the block. Use lag=1 (default) or 'live' with packed tokens."
             )
-        if mixer.first_draw:
-            raise PolicyError(
-                f"the run of {mixer.ledger} continues another run from draw {mixer.first_draw:,}, and packed streams cannot continue another run yet: read "
-                "the samples, or begin a new run."
-            )
         tokens.refuse_other_shards(mixer.shards)
         _refuse_other_unit(
             mixer.blocks, packing, BlockUnit(tokens=tokens.digest, block_tokens=int(block_tokens), separator=separator)
@@ -225,6 +238,10 @@ class PackedTokens:
         self.clock = Clock(BLOCKS, None if step_blocks is None else operator.index(step_blocks))
         self._mixer_draw = mixer.draw
         self._rounds: dict[int, PackedRound | SkillRound] = {}
+        self._known_begin: Begin | None = None
+        if mixer.run.continues is not None:
+            record = packed_begin(mixer.ledger, mixer.run)
+            self._stand_at(0 if record is None else record.block, mixer.run.continues.step)
 
     def __repr__(self) -> str:
         """Return a line with the length of the blocks, the position of the stream and the mixer."""
@@ -240,6 +257,7 @@ class PackedTokens:
             FieldError: A sample lacks a field of the mixer.
         """
         self._refuse_moved()
+        self._record_begin()
         numbers = np.asarray(blocks, np.int64)
         is_one = self.packing == "one"
         read = self._draws(numbers) if is_one else self._neighbours(numbers) or self._scattered(numbers)
@@ -385,7 +403,15 @@ class PackedTokens:
         if not self.mixer.fields:
             return np.empty(0, np.int64), {}
         sample_draw = np.unique(segments.draw[segments.draw >= 0])
-        return sample_draw, self.mixer.fields_at(self.mixer.find(sample_draw))
+        own = sample_draw[sample_draw >= self.mixer.first_draw]
+        fields = self.mixer.fields_at(self.mixer.find(own))
+        if len(own) < len(sample_draw):
+            # The sample that the last block of the run before has cut comes before all other draws.
+            plan = self.mixer.plan_before()
+            assert plan is not None
+            cut = plan.fields(self.mixer.fields, slice(0, 1))
+            fields = {path: cut[path] + values for path, values in fields.items()}
+        return sample_draw, fields
 
     def batch(self, first: int, num: int) -> PackedBatch:
         """Read the blocks first .. first + num - 1, or the blocks up to the end of the stream."""
@@ -393,7 +419,8 @@ class PackedTokens:
 
     def batches(self, batch_size: int) -> Iterator[PackedBatch]:
         """Iterate over the stream in batches from its position. Each yielded batch advances `block`."""
-        self.mixer.check_begin(self._block)
+        is_begin = self._block == self._begin.block
+        self.mixer.check_begin(self.mixer.first_draw + (not is_begin))
         while len(batch := self.batch(self._block, batch_size)):
             self._block += len(batch)
             yield batch
@@ -416,7 +443,9 @@ class PackedTokens:
     @property
     def round_size(self) -> float:
         """Number of blocks of round 0, a fraction included. Later rounds may have other numbers of blocks."""
-        return max(1, self._tokens_of(self.mixer.round(0).counts)) / self.block_tokens
+        record = self.mixer.round(0)
+        after = list(map(operator.add, record.drawn_before, record.counts))
+        return max(1, self._tokens_of(after) - self._tokens_of(record.drawn_before)) / self.block_tokens
 
     @property
     def draws_per_position(self) -> float:
@@ -437,22 +466,34 @@ class PackedTokens:
     def length(self) -> int | None:
         """Return the number of blocks of the stream, the last block filled up. Return None under the conditions of `Mixer.length`."""
         drawn = self.mixer.num_drawn()
-        return None if drawn is None else -(-self._tokens_of(drawn) // self.block_tokens)
+        return None if drawn is None else -(-self._token_after(drawn) // self.block_tokens)
 
     def draws_before(self, block: int) -> int:
         """Return the number of draws with at least one token before a block.
 
         A model that was trained on the blocks before has seen these draws, the last draw perhaps in part.
         """
-        if block == 0:
-            return 0
+        if block <= self._begin.block:
+            return self.mixer.first_draw
         last = block * self.block_tokens - 1
         packed = self._round_at(last)
         if packed is not None:
             return packed.first_draw + packed.draw_at(last) + 1
         # Beyond the end of the stream only the filled last block remains, and a model that has seen it has seen every draw.
-        number = self.mixer.num_rounds - 1
-        return number * self.mixer.round_draws + self.mixer.round(number).num_draws
+        newest = self.mixer.round(self.mixer.num_rounds - 1)
+        return newest.first_draw + newest.num_draws
+
+    def _left_after(self, block: int) -> int:
+        """Return the number of tokens of the last draw with a token before a block that the blocks before do not have."""
+        if self.packing != "concat":
+            return 0
+        if block <= self._begin.block:
+            return self._begin.left
+        last = block * self.block_tokens - 1
+        packed = self._round_at(last)
+        if not isinstance(packed, PackedRound):
+            return 0
+        return packed.first + int(packed.ends[packed.draw_at(last)]) - last - 1
 
     def _pieces(self, blocks: Int[np.ndarray, " block"]) -> tuple[Int[np.ndarray, " reached"], list[Pieces]]:
         """Split blocks at the ends of windows. Return the blocks that the stream reaches, and their pieces, window by window."""
@@ -482,11 +523,13 @@ class PackedTokens:
         for packed in self._rounds.values():
             if packed.first <= token < packed.end:
                 return packed
+        if token < self._first_token + self._begin.left:
+            return self._packed(CUT)
         candidate = self._next_to(token) or self._resumed_round(token)
         if candidate is None or not candidate.first <= token < candidate.end:
             candidate = self._packed(self._number_at(token))
         while candidate is not None and candidate.end <= token:
-            candidate = self._packed(candidate.first_draw // self.mixer.round_draws + 1)
+            candidate = self._packed((candidate.first_draw - self.mixer.first_draw) // self.mixer.round_draws + 1)
         return candidate
 
     def _next_to(self, token: int) -> PackedRound | SkillRound | None:
@@ -496,8 +539,8 @@ class PackedTokens:
 
     def _resumed_round(self, token: int) -> PackedRound | SkillRound | None:
         """Return the round of the mixer's draw, or the round after. A resumed stream reads on there, and needs no search."""
-        number = max(0, self.mixer.draw - 1) // self.mixer.round_draws
-        if self._rounds or not self.mixer.draw or number >= self.mixer.num_rounds:
+        number = (self.mixer.draw - self.mixer.first_draw - 1) // self.mixer.round_draws
+        if self._rounds or number < 0 or number >= self.mixer.num_rounds:
             return None
         packed = self._packed(number)
         return packed if packed is None or token < packed.end else self._packed(number + 1)
@@ -509,7 +552,43 @@ class PackedTokens:
 
     def _tokens_before(self, number: int) -> int:
         """Count the tokens of the stream before a round."""
-        return self._tokens_of(self.mixer.round(number).drawn_before)
+        return self._token_after(self.mixer.round(number).drawn_before)
+
+    @property
+    def _begin(self) -> Begin:
+        """Beginning of the stream. Without a record in the ledger, a continued run begins at block 0 and at the next sample."""
+        if self._known_begin is None:
+            run = self.mixer.run
+            record = None if run.continues is None else packed_begin(self.mixer.ledger, run)
+            if run.continues is None:
+                self._known_begin = Begin(0, 0, 0)
+            elif record is None:
+                return Begin(0, 0, self._tokens_of(run.drawn_before))
+            else:
+                self._known_begin = Begin(record.block, record.left, self._tokens_of(run.drawn_before))
+        return self._known_begin
+
+    def _record_begin(self) -> None:
+        """Record the first block of a continued run before a block is read, so that no process can begin at another block later."""
+        if self._known_begin is None and self.mixer.run.continues is not None:
+            self._put_begin(0, 0)
+
+    def _put_begin(self, block: int, left: int) -> PackedBeginRecord:
+        """Record the first block of the run unless the ledger knows it. Return the record of the ledger."""
+        run = self.mixer.run
+        self.mixer.ledger.put(PACKED, PackedBeginRecord(run=run.checksum, block=block, left=left).to_bytes())
+        record = packed_begin(self.mixer.ledger, run)
+        assert record is not None
+        return record
+
+    @property
+    def _first_token(self) -> int:
+        """First token of the stream of the run."""
+        return self._begin.block * self.block_tokens
+
+    def _token_after(self, drawn: Sequence[int]) -> int:
+        """Return the token of the stream after the first `drawn[i]` draws of each skill i, over all runs."""
+        return self._first_token + self._begin.left + self._tokens_of(drawn) - self._begin.tokens_before
 
     def _tokens_of(self, drawn: Sequence[int]) -> int:
         """Count the tokens of the first `drawn[i]` draws of each skill i, separators included."""
@@ -520,7 +599,13 @@ class PackedTokens:
         return tokens + sum(drawn) * (self._separator is not None)
 
     def _packed(self, number: int) -> PackedRound | SkillRound | None:
-        packed = self._drawn(number) if self.mixer.blocks is None else self._blocks_of_skills(self.mixer.blocks, number)
+        packed: PackedRound | SkillRound | None
+        if number == CUT:
+            packed = self._cut_draw()
+        elif self.mixer.blocks is None:
+            packed = self._drawn(number)
+        else:
+            packed = self._blocks_of_skills(self.mixer.blocks, number)
         if packed is not None:
             self._rounds[number] = packed
             if len(self._rounds) > RECORDS_KEPT:
@@ -549,7 +634,16 @@ class PackedTokens:
         sizes = counts_of(plan, self._tokens) + (self._separator is not None)
         is_one = self.packing == "one"
         ends = np.cumsum(np.full_like(sizes, self.block_tokens) if is_one else sizes)
-        return PackedRound(plan, number * self.mixer.round_draws, first, ends, sizes, self._tokens, is_one)
+        first_draw = self.mixer.first_draw + number * self.mixer.round_draws
+        return PackedRound(plan, first_draw, first, ends, sizes, self._tokens, is_one)
+
+    def _cut_draw(self) -> PackedRound:
+        """Return the last draw before the run, whose tokens go on at the place where the last block has cut them, as a round."""
+        plan = self.mixer.plan_before()
+        assert plan is not None
+        sizes = counts_of(plan, self._tokens) + (self._separator is not None)
+        first = self._first_token + self._begin.left - int(sizes[0])
+        return PackedRound(plan, self.mixer.first_draw - 1, first, np.cumsum(sizes), sizes, self._tokens, False)
 
     def _refuse_moved(self) -> None:
         """Raise PolicyError if the mixer was read or resumed beside its packed stream: the positions would disagree."""
@@ -573,6 +667,7 @@ class PackedTokens:
             block: Number of blocks that the model has seen. The default is `step * step_blocks`, counted from the last resume, so that
                 `step_blocks` may change between runs.
         """
+        self._record_begin()
         seen = self.clock.position_at(step) if block is None else whole_number("block", block)
         draw = self.draws_before(seen)
         earlier = self.mixer.step_reported_at(draw)
@@ -624,7 +719,8 @@ class PackedTokens:
         newest = self.mixer.round(num_rounds - 1) if num_rounds else None
         is_open = newest is None or newest.num_draws == self.mixer.round_draws
         drawn = [0] if newest is None else list(map(operator.add, newest.drawn_before, newest.counts))
-        if seen and is_open and (newest is None or seen * self.block_tokens > self._tokens_of(drawn)):
+        is_beyond = newest is None or seen * self.block_tokens > self._token_after(drawn)
+        if seen > self._begin.block and is_open and is_beyond:
             raise RoundError(
                 f"block {seen:,} lies beyond the {counted(num_rounds, 'decided round')}. Metrics read decided rounds only: give a step or a block that the "
                 "model has seen."
@@ -644,11 +740,14 @@ class PackedTokens:
 
     def state_at(self, block: int, step: int | None = None) -> PackedState:
         """Return the state of a packed stream after `block` consumed blocks. Raise LedgerError as in `Mixer.state_dict`."""
+        self._record_begin()
         return PackedState(
             block=block,
+            left=self._left_after(block),
             step=step,
             mixer=self.mixer.state_at(self.draws_before(block)),
             tokens=self.tokens.digest,
+            tokenizer=self.tokens.encoding,
             block_tokens=self.block_tokens,
             separator=self.separator,
             packing=self.packing,
@@ -669,8 +768,12 @@ class PackedTokens:
             saved = PackedState.model_validate(state)
         except ValidationError as error:
             raise LedgerError(
-                f"this is no state of packed tokens (schemas/packed-4.json): {first_fault(error)}."
+                f"this is no state of packed tokens (schemas/packed-5.json): {first_fault(error)}."
             ) from error
+        before = self.mixer.run.continues
+        if before is not None and saved.mixer.run == before.run:
+            self._continue_from(saved, before, generation)
+            return
         present = {
             "tokens": self.tokens.digest,
             "block_tokens": self.block_tokens,
@@ -686,10 +789,33 @@ class PackedTokens:
         self.mixer.load_state_dict(saved.mixer.model_dump(by_alias=True), generation=generation)
         self._stand_at(saved.block, saved.step)
 
+    def _continue_from(self, saved: PackedState, before: Continued, generation: int | None) -> None:
+        """Begin the run at a state of the run before, in other blocks if need be.
+
+        A sample that the last block has cut goes on at its place if the blocks have the same tokenizer, separator and packing.
+        """
+        self.mixer.load_state_dict(saved.mixer.model_dump(by_alias=True), generation=generation)
+        goes_on = (saved.tokenizer, saved.separator, saved.packing, "concat") == (
+            self.tokens.encoding,
+            self.separator,
+            self.packing,
+            self.packing,
+        )
+        left = saved.left if goes_on and self.mixer.plan_before() is not None else 0
+        record = self._put_begin(saved.block, left)
+        if (record.block, record.left) != (saved.block, left):
+            raise LedgerError(
+                f"the packed stream of {self.mixer.ledger} has begun at block {record.block:,} with {counted(record.left, 'token')} of a cut sample, and this "
+                f"state begins at block {saved.block:,} with {counted(left, 'token')}: continue the run in a new ledger directory."
+            )
+        self._known_begin = None
+        self._stand_at(saved.block, saved.step if before.step is None else before.step)
+
     def restart(self, *, generation: int | None = None) -> None:
-        """Begin the run again from block 0, as `Mixer.restart` does."""
+        """Begin the run again from its first block, as `Mixer.restart` does."""
         self.mixer.restart(generation=generation)
-        self._stand_at(0, None)
+        before = self.mixer.run.continues
+        self._stand_at(self._begin.block, None if before is None else before.step)
 
     @property
     def generation(self) -> int:
@@ -721,6 +847,11 @@ class PackedTokens:
     def initial_losses(self) -> bool:
         """Whether the first report is of draw 0, the model before the first step."""
         return self.mixer.initial_losses
+
+    @property
+    def lacks_first_losses(self) -> bool:
+        """Whether the stream stands at the first block of the run, and the run begins with the losses of this block."""
+        return self.initial_losses and self._block == self._begin.block
 
     @property
     def skills(self) -> tuple[str, ...]:

@@ -19,9 +19,9 @@ from skillshard import canonical, places
 from skillshard.errors import LedgerError, ShardError, StorageError
 from skillshard.hash_ranges import id_hash
 from skillshard.memo import memoized
-from skillshard.mixing.continuation import orders_of
-from skillshard.mixing.ledger import DirectoryLedger, Ledger, RoundRecord
-from skillshard.mixing.order import interleave
+from skillshard.mixing.ledger import DirectoryLedger, Ledger, RoundRecord, skipped_by
+from skillshard.mixing.order import SkillOrder, interleave
+from skillshard.mixing.positions import open_epoch, orders_of
 from skillshard.mixing.records import Records, open_records
 from skillshard.mixing.round_plan import RoundPlan, plan_round
 from skillshard.shards.read import ShardSet, SkillShards
@@ -70,6 +70,21 @@ class SeenAt(NamedTuple):
 
     draw: int
     round: int
+    epoch: int
+
+
+class SkippedAt(NamedTuple):
+    """A certain sample in a skipped stretch.
+
+    Attributes:
+        first, num: First draw and number of draws of the stretch, in the stream of the run before.
+        why: Reason for the skip.
+        epoch: Pass over the skill in which the sample was skipped, from 0.
+    """
+
+    first: int
+    num: int
+    why: str
     epoch: int
 
 
@@ -216,6 +231,27 @@ class RecordedStream:
             within = int(np.flatnonzero(slot == inside)[0])
             if within < record.num_draws:  # with repeat="stop" the last round has fewer draws than counts
                 yield SeenAt(record.first_draw + within, record.round, epoch)
+
+    def skips_of(self, sample: StoredSample) -> Iterator[SkippedAt]:
+        """Find the skipped stretches with a training sample, in the order of the stream of the run before."""
+        part, begun = skipped_by(self.run), self.run.continues
+        if sample.split != "train" or part is None or begun is None:
+            return
+        label = begun.skills[self.run.skills.index(sample.skill)].label
+        place = next((place for place in part.places if place.label == label), None)
+        if place is None or sample.shard >= place.num_shards:
+            return  # the run before did not have the sample
+        rows = self._train[self.run.skills.index(sample.skill)].shard_rows[: place.num_shards]
+        order = SkillOrder(rows, (part.seed, label), open_epoch(place, part.earlier))
+        for stretch in part.stretches:
+            for draws in stretch.skills:
+                if draws.label != label:
+                    continue
+                end = draws.first + draws.num
+                for epoch in range(draws.first // order.num_samples, -(-end // order.num_samples)):
+                    position = epoch * order.num_samples + order.offset(epoch, sample.shard, sample.row)
+                    if draws.first <= position < end:
+                        yield SkippedAt(stretch.first, stretch.num, stretch.why, epoch)
 
     def _samples_of_round(self, number: int, within: Int[np.ndarray, " sample"]) -> Iterator[RecordedSample]:
         record = self.records.rounds.existing(number)

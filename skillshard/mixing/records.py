@@ -19,10 +19,14 @@ from skillshard.errors import LedgerError
 from skillshard.memo import memoized
 from skillshard.mixing.counts import drawn_at, round_counts
 from skillshard.mixing.ledger import (
+    HANDOVER,
+    PACKED,
     RUN,
     GenerationRecord,
+    HandoverRecord,
     Ledger,
     ObservationRecord,
+    PackedBeginRecord,
     RecordType,
     RoundRecord,
     RunRecord,
@@ -31,9 +35,12 @@ from skillshard.mixing.ledger import (
     folder_of,
     generation_name,
     numbers_in,
+    open_skips_of,
     read_record,
     record_name,
+    skipped_by,
 )
+from skillshard.mixing.positions import places_after
 from skillshard.mixing.steering import faults_of_steers, steer_fault
 from skillshard.progress import advance
 
@@ -465,7 +472,11 @@ def verify_ledger(ledger: Ledger) -> list[str]:
     """
     try:
         records, _ = newest_intact(ledger, _run(ledger))
-        faults = _faults_of_generations(records)
+        faults = [
+            *_faults_of_handover(ledger, records.run),
+            *_faults_of_packed(ledger, records.run),
+            *_faults_of_generations(records),
+        ]
         used: dict[int, str] = {}
         for number, observation in _all(records.observations, faults):
             used[number + 1] = observation.checksum
@@ -499,6 +510,48 @@ def _all(numbered: Numbered[RecordType], faults: list[str]) -> Iterator[tuple[in
             continue
         if record is not None:
             yield number, record
+
+
+def _faults_of_handover(ledger: Ledger, run: RunRecord) -> list[str]:
+    """List the faults of the handover of a run that continues another run, and of its skipped draws."""
+    if run.continues is None:
+        return []
+    try:
+        handover = read_record(ledger, HANDOVER, HandoverRecord)
+    except LedgerError as error:
+        return [str(error)]
+    if handover is None:
+        return [f"{ledger}/{HANDOVER} is missing. {REMEDY}"]
+    part = skipped_by(handover)
+    fault = None
+    if handover.checksum != run.continues.handover or (part, open_skips_of(handover)) != (
+        skipped_by(run),
+        open_skips_of(run),
+    ):
+        fault = f"is not the handover that {RUN} names: one of them was changed."
+    elif part is not None and places_after(part) != (handover.skills, open_skips_of(handover)):
+        fault = "has places that do not follow from its skipped draws: it was changed."
+    return [] if fault is None else [f"{ledger}/{HANDOVER} {fault} {REMEDY}"]
+
+
+def packed_begin(ledger: Ledger, run: RunRecord) -> PackedBeginRecord | None:
+    """Read the beginning of the packed stream of a run that continues another run. None: no packed stream has begun.
+
+    Raises:
+        LedgerError: The record is damaged, or belongs to another run.
+    """
+    record = read_record(ledger, PACKED, PackedBeginRecord)
+    if record is not None and record.run != run.checksum:
+        raise LedgerError(f"{ledger}/{PACKED} is of another run than {RUN}: one of them was changed. {REMEDY}")
+    return record
+
+
+def _faults_of_packed(ledger: Ledger, run: RunRecord) -> list[str]:
+    try:
+        packed_begin(ledger, run)
+    except LedgerError as error:
+        return [str(error)]
+    return []
 
 
 def _faults_of_generations(records: Records) -> list[str]:

@@ -139,6 +139,11 @@ class Stream(Protocol):
         ...
 
     @property
+    def lacks_first_losses(self) -> bool:
+        """Whether the stream stands at the first position of the run, and the run begins with the losses of this position."""
+        ...
+
+    @property
     def skills(self) -> tuple[str, ...]:
         """Training skills, in the order of the numbers of skills in a batch."""
         ...

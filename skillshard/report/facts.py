@@ -21,7 +21,7 @@ from skillshard.loss import LossKind
 from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms, reads_losses
 from skillshard.mixing.continuation import earlier_runs
 from skillshard.mixing.counts import in_unit
-from skillshard.mixing.ledger import DirectoryLedger, Lag, ObservationRecord, RoundRecord, RunRecord
+from skillshard.mixing.ledger import DirectoryLedger, Lag, ObservationRecord, RoundRecord, RunRecord, skipped_by
 from skillshard.mixing.order import SCALE_BITS
 from skillshard.mixing.records import Records, open_records, resumes
 from skillshard.mixing.steering import steerings
@@ -219,6 +219,20 @@ class EarlierRun(BaseModel):
     policy: str | None = Field(description="policy of the run; null if its ledger is not at the place")
 
 
+class RunSkip(BaseModel):
+    """Draws of the run before that a run skips."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    first: int = Field(description="first skipped draw in the stream of the run before")
+    num: int = Field(description="number of skipped draws")
+    why: str
+    skills: dict[str, int] = Field(
+        description="number of skipped draws of each skill, under its name in the run before"
+    )
+    sentence: str
+
+
 class RunSteering(BaseModel):
     """A steering by hand."""
 
@@ -261,6 +275,7 @@ class RunFacts(_Facts):
     lag: Lag
     first_draw: int = Field(description="draw at which the run begins; 0 unless the run continues another run")
     earlier: list[EarlierRun] = Field(description="runs that this run continues, the oldest first")
+    skipped: list[RunSkip] = Field(description="draws of the run before that this run skips")
 
 
 class GraphFacts(_Facts):
@@ -465,7 +480,26 @@ def run_facts(ledger: DirectoryLedger) -> RunFacts:
             )
             for before in earlier_runs(ledger)
         ],
+        skipped=run_skips(run),
     )
+
+
+def run_skips(run: RunRecord) -> list[RunSkip]:
+    """Return the draws of the run before that a run skips, rising."""
+    part = skipped_by(run)
+    if part is None:
+        return []
+    names = {place.label: place.skill for place in part.places}
+    return [
+        RunSkip(
+            first=stretch.first,
+            num=stretch.num,
+            why=stretch.why,
+            skills={names[draws.label]: draws.num for draws in stretch.skills},
+            sentence=stretch.sentence,
+        )
+        for stretch in part.stretches
+    ]
 
 
 def _spread(num: int, newest: int) -> list[int]:

@@ -21,7 +21,7 @@ from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, RoundRe
 from skillshard.mixing.order import SCALE_BITS
 from skillshard.mixing.recorded import open_recorded
 from skillshard.mixing.records import open_records
-from skillshard.report.facts import GraphFacts, RunFacts, ShardsFacts, graph_facts, run_facts, shards_facts
+from skillshard.report.facts import GraphFacts, RunFacts, ShardsFacts, graph_facts, run_facts, run_skips, shards_facts
 
 POINTS = 400
 """Number of rounds, and of reports, that a report of one run lists: more points than a chart has pixels would not show."""
@@ -164,7 +164,17 @@ def _run_history(ledger: DirectoryLedger, points: int, graphs: dict[str, str | o
     shards, no_shards = _shards_facts(ledger)
     settings = run.model_dump(
         by_alias=True,
-        exclude={"skills", "num_samples", "num_tokens", "num_shards", "contents", "continues", "checksum"},
+        exclude={
+            "skills",
+            "num_samples",
+            "num_tokens",
+            "num_shards",
+            "contents",
+            "continues",
+            "skipped",
+            "open_skips",
+            "checksum",
+        },
     )
     return RunHistory(
         facts=facts,
@@ -215,6 +225,7 @@ def _rounds_and_events(stretches: Sequence[_Stretch]) -> tuple[list[_Row], list[
         run = records.run
         if number or run.continues is not None:
             events.append(Event(draw=run.first_draw, kind="change", sentence=_change(run, stretches, number)))
+        events += [Event(draw=run.first_draw, kind="change", sentence=skip.sentence) for skip in run_skips(run)]
         facts = run_facts(stretch.ledger)
         events += [
             Event(

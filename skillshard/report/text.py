@@ -22,7 +22,7 @@ from skillshard.fitting.proposal import Proposal
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.weights_file import WeightsFile
 from skillshard.printable import counted, printable, shortened, size_in_words
-from skillshard.report.facts import ExportFacts, RunFacts, export_facts, run_facts, shards_facts, tokens_facts
+from skillshard.report.facts import ExportFacts, RunFacts, RunSkip, export_facts, run_facts, shards_facts, tokens_facts
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import token_set
 from skillshard.shards.manifest import SPLIT_BY_ID, AnyManifest, Manifest1, ManifestSkill2
@@ -233,6 +233,8 @@ def show_ledger(ledger: DirectoryLedger) -> None:
     run = run_facts(ledger)
     if run.round is not None:
         highest = max(weight for skill in run.skills for weight in skill.weights)
+        # Skipped samples count as drawn, so the sum may be larger than the number of draws.
+        num_drawn = sum(skill.num_drawn for skill in run.skills)
         tokens = ("tokens",) if run.unit == "tokens" else ()
         rows = [
             (
@@ -240,7 +242,7 @@ def show_ledger(ledger: DirectoryLedger) -> None:
                 f"{skill.weight:.4f}",
                 sparkline(skill.weights, 0.0, highest),
                 f"{skill.num_drawn:,}",
-                share(skill.num_drawn, run.num_draws),
+                share(skill.num_drawn, num_drawn),
                 f"{skill.intended:,.1f}",
                 f"{skill.epochs:.2f}",
                 *([] if skill.num_tokens is None else [f"{skill.num_tokens:,}"]),
@@ -259,6 +261,8 @@ def show_ledger(ledger: DirectoryLedger) -> None:
         )
     if run.earlier:
         print_line(f"draws from {run.first_draw:,} on: this run. Drawn samples and epochs count over all runs.")
+    for skip in run.skipped:
+        print_line(f"{skip.sentence} (they count as drawn: {_skipped_skills(skip)})")
     print_line(
         f"policy {run.policy}, weights in {run.unit}, seed {run.seed}, {run.round_draws:,} draws per round, lag {run.lag}; "
         f"{counted(run.num_rounds, 'round')}, {counted(run.num_observations, 'observation')}, generation {run.generation} in {ledger}"
@@ -279,6 +283,10 @@ def show_ledger(ledger: DirectoryLedger) -> None:
         print_line(steering.sentence)
     for alarm in run.alarms:
         print_line(f"alarm: {alarm.sentence}")
+
+
+def _skipped_skills(skip: RunSkip) -> str:
+    return name_some(f"{num:,} of {skill}" for skill, num in skip.skills.items())
 
 
 def _loss_rows(run: RunFacts) -> Iterator[tuple[str, ...]]:

@@ -530,6 +530,12 @@ class TokenSet:
         """Tokens of each skill with held-out shards."""
         return self._split("holdout")
 
+    @property
+    def encoding(self) -> str:
+        """Digest of the tokenizer and of the rule for its special tokens. Token sets with equal encodings give a text the same ids."""
+        rule = {"tokenizer": self.manifest.tokenizer, "special_tokens": self.manifest.special_tokens}
+        return canonical.digest(canonical.to_json(rule))
+
     @cached_property
     def tokenizer(self) -> "Tokenizer":
         """Tokenizer of the token set.

@@ -77,9 +77,19 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     )
     check("handover-1", json.loads((tmp_path / "continued" / "handover.json").read_text()))
     check("run-5", json.loads((tmp_path / "continued" / "run.json").read_text()))
+    Mixer.continue_from(
+        tmp_path / "run",
+        draw=40,
+        skip=[(44, 4, "the loss rose")],
+        shards=shards,
+        policy=skill_it(graph, eta=0.5),
+        ledger=tmp_path / "skipping",
+    )
+    check("handover-2", json.loads((tmp_path / "skipping" / "handover.json").read_text()))
+    check("run-6", json.loads((tmp_path / "skipping" / "run.json").read_text()))
     check("mixer-2", state)
     check("tokens-2", json.loads((tmp_path / "tokens" / "tokens.json").read_text()))
-    check("packed-4", packed.state_dict(step=0))
+    check("packed-5", packed.state_dict(step=0))
     for folder, name in (
         ("run/generations/00000000/observations", "observation-3"),
         ("run/generations/00000000/rounds", "round-2"),

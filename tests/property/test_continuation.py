@@ -11,11 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from skillshard.errors import LedgerError
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.continuation import advanced, grown, open_epoch, untouched
-from skillshard.mixing.ledger import SkillPosition
+from skillshard.mixing.continuation import hand_over
+from skillshard.mixing.ledger import SkillPosition, SkipInEpoch
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.order import SkillOrder
+from skillshard.mixing.positions import SkipAcrossEpochs, advanced, after_skip, grown, open_epoch, still_open, untouched
 from skillshard.mixing.records import verify_ledger
 from skillshard.policies import Policy, fixed, skill_it, stratified
 from skillshard.shards.manifest import Manifest
@@ -28,8 +30,8 @@ NUM_SAMPLES = {"add": 90, "carry": 55, "negate": 38}
 # --- the order of a skill ---------------------------------------------------------------------------------------------
 
 
-def order_of(start: SkillPosition, rows: Sequence[int], seed: int) -> SkillOrder:
-    return SkillOrder(np.array(rows), (seed, start.label), open_epoch(start))
+def order_of(start: SkillPosition, rows: Sequence[int], seed: int, skips: Sequence[SkipInEpoch] = ()) -> SkillOrder:
+    return SkillOrder(np.array(rows), (seed, start.label), open_epoch(start, skips))
 
 
 def rows_at(order: SkillOrder, start: int, stop: int) -> list[tuple[int, int]]:
@@ -76,6 +78,82 @@ def test_every_epoch_of_a_growing_skill_has_every_sample_once(
         for places in epochs.values():
             assert len(set(places)) == len(places)
         rows += appended
+
+
+@st.composite
+def skips_and_draws(draw: st.DrawFn) -> tuple[list[tuple[int, int]], int, list[int], int]:
+    """Draw a run: the lengths of drawn and skipped stretches, the draws, the appended shards and the seed."""
+    lengths = st.tuples(st.integers(0, 12), st.integers(1, 9))
+    return (
+        draw(st.lists(lengths, max_size=3)),
+        draw(st.integers(0, 60)),
+        draw(st.lists(st.integers(1, 12), max_size=2)),
+        draw(st.integers(0, 2)),
+    )
+
+
+@given(st.lists(skips_and_draws(), min_size=1, max_size=5), st.lists(st.integers(1, 30), min_size=1, max_size=4))
+@settings(max_examples=50, deadline=None)
+def test_every_epoch_has_every_sample_once_and_no_skipped_sample_is_drawn(
+    runs: list[tuple[list[tuple[int, int]], int, list[int], int]], first_rows: list[int]
+) -> None:
+    """Each run skips stretches of the order of the run before. Then shards are appended, and the run draws some samples."""
+    rows, seed = list(first_rows), 0
+    position = untouched(skill="add", label="add", seed=0, content="", shard_rows=rows)
+    skips: list[SkipInEpoch] = []
+    epochs: dict[int, list[tuple[int, int]]] = {}
+    for stretches, num_drawn, appended, next_seed in [*runs, ([], 200, [], 0)]:
+        before, parts, end = order_of(position, rows, seed, skips), list[tuple[int, int]](), position.drawn
+        for gap, length in stretches:
+            parts.append((end + gap, end + gap + length))
+            end += gap + length
+        parts = joined(parts)
+        try:
+            after, skip = after_skip(position, parts, seed)
+        except SkipAcrossEpochs:
+            first_left = parts[0][1] if parts[0][0] == position.drawn else position.drawn
+            assert parts[-1][1] > (first_left // sum(rows) + 1) * sum(rows)
+            parts, after, skip = [], position, None
+        for number, end in parts:
+            for draw, place in zip(range(number, end), rows_at(before, number, end), strict=True):
+                epochs.setdefault(draw // sum(rows), []).append(place)
+        for number in [number for number in epochs if number < after.epoch]:
+            assert sorted(epochs.pop(number)) == [(shard, row) for shard, num in enumerate(rows) for row in range(num)]
+        skips = still_open(skips, [position], [after]) + ([] if skip is None else [skip])
+        rows += appended
+        position, seed = grown(after, skill="add", seed=next_seed, content="", shard_rows=rows), next_seed
+        order, start, size = order_of(position, rows, seed, skips), position.drawn, sum(rows)
+        drawn = rows_at(order, start, start + num_drawn)
+        middle = start + num_drawn // 3
+        assert rows_at(order, start, middle) + rows_at(order, middle, start + num_drawn) == drawn
+        assert [order.offset(n // size, *place) for n, place in enumerate(drawn, start=start)] == [
+            n % size for n in range(start, start + num_drawn)
+        ]
+        assert {shard for shard, _ in drawn} <= set(order.shards(start, start + num_drawn))
+        tokens = [np.arange(num, dtype=np.uint32) + 100 * shard for shard, num in enumerate(rows)]
+        shard_tokens = np.array([counts.sum() for counts in tokens], np.int64)
+        first_token, last_token = (
+            order.tokens_before(number, shard_tokens, tokens.__getitem__) for number in (start, start + num_drawn)
+        )
+        assert last_token - first_token == sum(int(tokens[shard][row]) for shard, row in drawn)
+        for number, place in enumerate(drawn, start=start):
+            epochs.setdefault(number // size, []).append(place)
+        position, before_run = advanced(position, start + num_drawn, seed), position
+        skips = still_open(skips, [before_run], [position])
+        everything = {(shard, row) for shard, num in enumerate(rows) for row in range(num)}
+        for number in [number for number in epochs if number < position.epoch]:
+            assert sorted(epochs.pop(number)) == sorted(everything)
+        for places in epochs.values():
+            assert len(set(places)) == len(places)
+
+
+def joined(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join neighbouring parts."""
+    one: list[tuple[int, int]] = []
+    for first, end in parts:
+        one, begin = (one[:-1], one[-1][0]) if one and one[-1][1] == first else (one, first)
+        one = [*one, (begin, end)]
+    return one
 
 
 @given(st.integers(1, 40), st.integers(0, 40), st.integers(1, 40))
@@ -169,6 +247,7 @@ def chains(draw: st.DrawFn) -> list[dict[str, Any]]:
                 "num_draws": draw(st.integers(0, 90)),
                 "killed_at": draw(st.integers(0, 90)),
                 "ranks": draw(st.sampled_from([1, 2, 3])),
+                "skip": draw(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 15)), max_size=2)),
             }
         )
     return runs
@@ -186,17 +265,39 @@ def read(mixer: Mixer, first: int, num: int, ranks: int) -> list[tuple[str, str]
     return seen
 
 
+def skipped_draws(
+    before: Mixer, draw: int, wanted: list[tuple[int, int]]
+) -> list[tuple[int, int, str, list[tuple[str, str]]]]:
+    """Choose stretches that the run before has decided, and that a skip may have. Return each stretch with the skill and the id of its draws."""
+    end = before.first_draw + before.num_rounds * before.round_draws
+    chosen: list[tuple[int, int, str, list[tuple[str, str]]]] = []
+    for gap, num in wanted:
+        first = (sum(chosen[-1][:2]) if chosen else draw) + gap
+        if first + num <= end:
+            batch = before.batch(first, num)
+            chosen.append((first, num, "a spike", [*zip(batch.skill, before.ids(first, num), strict=True)]))
+            try:
+                hand_over(before.ledger, draw=draw, skip=[own[:3] for own in chosen])
+            except LedgerError as error:
+                assert "passes the end of an epoch in the skipped draws" in str(error)
+                chosen.pop()
+    return chosen
+
+
 @pytest.mark.filterwarnings("ignore:skills? .* pass:skillshard.errors.RepetitionWarning")
 @given(runs=chains())
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_chain_of_runs_loses_and_repeats_nothing(
     whole: ShardSet, runs: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Skills are added, removed, renamed and grow; policy, seed, round length and lag change; every run is killed once."""
+    """Skills are added, removed, renamed and grow; policy, seed, round length and lag change; every run is killed once.
+
+    A run skips stretches of the draws that the run before has decided.
+    """
     folder = tmp_path_factory.mktemp("chain")
     original = {name: skill for skill in NUM_SAMPLES for name in (skill, f"new {skill}")}
     drawn: dict[str, list[str]] = {skill: [] for skill in NUM_SAMPLES}
-    first, before = 0, None
+    first, before, old_sizes = 0, None, dict[str, int]()
     for number, run in enumerate(runs):
         shards = with_skills(whole, run["names"], run["num_shards"])
         sizes = {original[skill]: len(of_skill) for skill, of_skill in shards.train.items()}
@@ -205,7 +306,14 @@ def test_a_chain_of_runs_loses_and_repeats_nothing(
         common: dict[str, Any] = {"shards": shards, "policy": policy, "ledger": ledger, "wait_s": 0.0, "step_draws": 1}
         common |= {name: run[name] for name in ("seed", "round_draws", "lag")}
         if before is not None:
-            mixer = Mixer.continue_from(before, draw=first, step=first, **common)
+            skip = skipped_draws(before, first, run["skip"])
+            mixer = Mixer.continue_from(before.ledger, draw=first, step=first, skip=[own[:3] for own in skip], **common)
+            for name, identity in (draw for *_, draws in skip for draw in draws):
+                of_skill = drawn[original[name]]
+                if len(of_skill) == old_sizes[original[name]]:
+                    of_skill.clear()
+                assert identity not in of_skill
+                of_skill.append(identity)
         else:
             mixer = Mixer(initial_losses=False if policy.reads_losses else None, **common)
         assert mixer.draw == first
@@ -228,5 +336,5 @@ def test_a_chain_of_runs_loses_and_repeats_nothing(
             assert identity not in of_skill
             of_skill.append(identity)
         assert verify_ledger(mixer.ledger) == []
-        first, before = first + run["num_draws"], ledger
+        first, before, old_sizes = first + run["num_draws"], mixer, {**old_sizes, **sizes}
     assert all(len(set(of_skill)) == len(of_skill) for of_skill in drawn.values())

@@ -279,7 +279,7 @@ def test_a_state_of_something_else_is_refused(uneven: ShardSet, counts: TokenSet
         LedgerError, match="this state was saved with block_tokens 16, but block_tokens of this stream is 8"
     ):
         packed.load_state_dict(other.state_dict())
-    with pytest.raises(LedgerError, match=r"no state of packed tokens \(schemas/packed-4.json\)"):
+    with pytest.raises(LedgerError, match=r"no state of packed tokens \(schemas/packed-5.json\)"):
         packed.load_state_dict(packed.mixer.state_dict())
     with pytest.raises(LedgerError, match=r"no state of a mixer"):
         packed.mixer.load_state_dict(packed.state_dict())

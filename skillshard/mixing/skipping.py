@@ -1,0 +1,130 @@
+"""Skipped draws: stretches of the stream of a run whose samples the run that continues it does not give.
+
+A stretch is a part of the stream of the run before, and begins at the draw from which the new run continues, or later. The samples
+that the run before gave at these draws count as seen. docs/design/0019 has the rules.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from skillshard.errors import LedgerError, PolicyError
+from skillshard.mixing.counts import drawn_at
+from skillshard.mixing.ledger import (
+    HandoverRecord,
+    RunRecord,
+    SkillPosition,
+    SkipInEpoch,
+    SkippedDraws,
+    SkippedPart,
+    SkippedStretch,
+    skipped_by,
+)
+from skillshard.mixing.positions import SkipAcrossEpochs, after_skip, parts_of
+from skillshard.mixing.records import Records
+from skillshard.mixing.stream import LAST_DRAW, is_whole
+
+Stretch = tuple[int, int, str]
+"""First draw, number of draws, and the reason for the skip."""
+
+
+def skipped_part(
+    records: Records,
+    skip: Sequence[Stretch],
+    *,
+    draw: int,
+    places: Sequence[SkillPosition],
+    earlier: Sequence[SkipInEpoch],
+) -> SkippedPart:
+    """Find the draws of each skill in stretches of a run that the new run skips.
+
+    Args:
+        records: Records of the run before.
+        skip: Stretches of its stream, at least one.
+        draw: Draw from which the new run continues.
+        places: Place of each skill at this draw.
+        earlier: Skips of earlier runs in the open epochs.
+
+    Raises:
+        PolicyError: A stretch is no first draw, number of draws and reason, or two stretches overlap.
+        LedgerError: A stretch begins before the draw or is not decided, or a skill passes the end of an epoch in a stretch and has samples of
+            the epoch left.
+    """
+    run, stretches = records.run, []
+    for first, num, why in checked_stretches(skip):
+        if first < draw:
+            raise LedgerError(
+                f"the skipped stretch from draw {first:,} on begins before draw {draw:,}, from which the new run continues, and the model has seen these "
+                f"draws: give a stretch from draw {draw:,} on, or continue from an earlier checkpoint."
+            )
+        before, after = (_drawn_before(records, end) for end in (first, first + num))
+        draws = [
+            SkippedDraws(label=place.label, first=start, num=stop - start)
+            for place, start, stop in zip(
+                places, before, after, strict=False
+            )  # absent skills follow the skills of the run
+            if stop > start
+        ]
+        stretches.append(SkippedStretch(first=first, num=num, why=why, skills=draws))
+    part = SkippedPart(seed=run.seed, places=list(places), earlier=list(earlier), stretches=stretches)
+    for place in part.places:
+        try:
+            after_skip(place, parts_of(part, place.label), part.seed)
+        except SkipAcrossEpochs:
+            raise LedgerError(
+                f"skill {place.skill!r} passes the end of an epoch in the skipped draws, and it has samples of this epoch between draw {draw:,} and "
+                f"the skipped draws, which would come in the wrong epoch: skip all draws from draw {draw:,} on, or continue from a checkpoint nearer to the "
+                "skipped draws."
+            ) from None
+    return part
+
+
+def given_stretches(record: HandoverRecord | RunRecord) -> list[Stretch]:
+    """Return the skipped stretches of a record as the user gave them, rising."""
+    part = skipped_by(record)
+    return [] if part is None else [(own.first, own.num, own.why) for own in part.stretches]
+
+
+def checked_stretches(skip: Sequence[Any]) -> list[Stretch]:
+    """Return the stretches, rising. Raise PolicyError as in `skipped_part`."""
+    for stretch in skip:
+        if not (isinstance(stretch, (tuple, list)) and len(stretch) == 3):
+            raise PolicyError(
+                f"skip has {stretch!r}: give stretches (first, num, why), such as skip=[(12_800, 640, 'the loss rose')]."
+            )
+        first, num, why = stretch
+        if not is_whole(first, 0, LAST_DRAW) or not is_whole(num, 1, LAST_DRAW):
+            raise PolicyError(
+                f"skip has the first draw {first!r} and {num!r} draws: give a first draw of at least 0 and at least 1 draw."
+            )
+        if not (isinstance(why, str) and why.strip() and why.isprintable()):
+            raise PolicyError(
+                f"skip has the reason {why!r} for draw {first:,}: give a reason, a line of printable text."
+            )
+    rising = sorted((int(first), int(num), why) for first, num, why in skip)
+    for (first, num, _), (following, _, _) in pairwise(rising):
+        if first + num > following:
+            raise PolicyError(
+                f"the skipped stretches from draw {first:,} and from draw {following:,} on overlap: the first stretch ends at draw {first + num:,}. Give "
+                "stretches without common draws."
+            )
+    return rising
+
+
+def _drawn_before(records: Records, draw: int) -> list[int]:
+    """Count the draws of each skill before a draw. Raise LedgerError if the run has not decided the draws."""
+    run, ledger = records.run, records.ledger
+    if draw == run.first_draw:
+        return run.drawn_before
+    record = records.rounds.get(run.round_of(draw - 1))
+    if record is None:
+        raise LedgerError(
+            f"the skipped draws end at draw {draw:,}, and {ledger} has been decided up to draw {run.first_draw_of(records.rounds.num()):,}: the ledger does "
+            "not know the samples of later draws. Skip decided draws."
+        )
+    if draw > record.first_draw + record.num_draws:
+        raise LedgerError(
+            f"the skipped draws end at draw {draw:,}, and the stream of {ledger} ends at draw {record.first_draw + record.num_draws:,}: skip draws of the "
+            "stream."
+        )
+    return drawn_at(run, record, draw)
