@@ -1121,7 +1121,7 @@ class Mixer:
         return {**self.__dict__, "_plans": {}, "_maps": {}, "_watch": Watch()}
 
 
-def _saved(state: Mapping[str, Any]) -> MixerState:
+def _saved(state: Any) -> MixerState:
     try:
         return MixerState.model_validate(state)
     except ValidationError as error:
