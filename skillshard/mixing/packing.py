@@ -69,7 +69,7 @@ class PackedState(BaseModel):
     step: int | None = Field(description="optimizer steps taken; null if the trainer gave no step")
     mixer: MixerState = Field(description="state of the mixer after the draws with at least one token in these blocks")
     tokens: str = Field(description="digest of tokens.json")
-    tokenizer: str = Field(description="digest of the tokenizer and of the rule for its special tokens")
+    tokenizer: str = Field(description="digest of the tokenizer, its special tokens and the rendering of conversations")
     block_tokens: int = Field(ge=1)
     separator: str | None
     packing: Packing

@@ -532,8 +532,9 @@ class TokenSet:
 
     @property
     def encoding(self) -> str:
-        """Digest of the tokenizer and of the rule for its special tokens. Token sets with equal encodings give a text the same ids."""
-        rule = {"tokenizer": self.manifest.tokenizer, "special_tokens": self.manifest.special_tokens}
+        """Digest of the tokenizer, its special tokens and the rendering of conversations. Equal encodings give a sample the same ids."""
+        chat = self.manifest.chat.model_dump() if isinstance(self.manifest, TokensManifest4) else None
+        rule = {"tokenizer": self.manifest.tokenizer, "special_tokens": self.manifest.special_tokens, "chat": chat}
         return canonical.digest(canonical.to_json(rule))
 
     @cached_property

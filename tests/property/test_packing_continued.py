@@ -1,5 +1,6 @@
 """A packed stream that continues another run: a cut sample goes on at its place, and no token comes twice or is lost."""
 
+import dataclasses
 import json
 import pickle
 import warnings
@@ -17,7 +18,7 @@ from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.records import verify_ledger
 from skillshard.policies import Policy, fixed, proportional, stratified
 from skillshard.shards.read import ShardSet
-from skillshard.shards.token_set import TokenSet
+from skillshard.shards.token_set import KeptChat, TokenSet, TokensManifest4
 from tests.tokenizers_trained import BOS, EOS, counted, uneven_shards
 
 SKILLS = ("add", "carry", "negate")
@@ -203,6 +204,16 @@ def test_a_packed_stream_of_a_continued_run_without_a_packed_state_begins_at_the
     expected = [token for tokens in tokens_of(stream, 20, 30) for token in tokens]
     assert stream.block == 0 and stream.batch(0, 3).input_ids.ravel().tolist() == expected[:48]
     assert stream.clock.position_at(7) == 4
+
+
+def test_another_tokenizer_or_rendering_is_another_encoding(uneven: tuple[ShardSet, TokenSet, TokenSet]) -> None:
+    _, plain, special = uneven
+    kept = plain.manifest.model_dump(exclude={"schema_version"})
+    encodings = {plain.encoding, special.encoding}
+    for template in ("0" * 32, "1" * 32):
+        manifest = TokensManifest4(**kept, chat=KeptChat(template=template, messages="messages"))
+        encodings.add(dataclasses.replace(plain, manifest=manifest).encoding)
+    assert len(encodings) == 4
 
 
 def test_a_packed_stream_begins_at_a_single_state(uneven: tuple[ShardSet, TokenSet, TokenSet], tmp_path: Path) -> None:
