@@ -10,7 +10,14 @@ from jaxtyping import Int
 from skillshard import canonical
 from skillshard.artefact import differences
 from skillshard.mixing.continuation import earlier_runs
-from skillshard.mixing.ledger import DirectoryLedger, RecordType, RunRecord, SteeredRoundRecord, open_skips_of, skipped_by
+from skillshard.mixing.ledger import (
+    DirectoryLedger,
+    RecordType,
+    RunRecord,
+    SteeredRoundRecord,
+    open_skips_of,
+    skipped_by,
+)
 from skillshard.mixing.order import interleave
 from skillshard.mixing.records import Numbered, Records, open_records
 from skillshard.printable import counted
