@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from skillshard.errors import LedgerError, PolicyError, SkillshardError
+from skillshard.mixing.difference import first_other_sample
 from skillshard.mixing.ledger import DirectoryLedger, skipped_by
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.recorded import open_recorded
@@ -232,3 +233,13 @@ def test_a_saved_state_gives_the_place_on_the_command_line(old: Mixer, tmp_path:
     assert "this is no state of a mixer (schemas/mixer-2.json)" in sentence
     outcome = skillshard("continue", tmp_path / "old", "--draw", 8, "--state", "x.json", "--out", tmp_path / "other")
     assert outcome.code == 2 and "give either --draw, --step or --state." in " ".join(outcome.err.split())
+
+
+def test_diff_sees_that_a_skip_gives_other_samples(old: Mixer, tmp_path: Path) -> None:
+    """Without the skip, the run with the same policy and whole rounds gives the samples of the old run."""
+    plain = goes_on(old, tmp_path / "plain", [], policy=proportional())
+    skipping = goes_on(old, tmp_path / "skipping", [(64, 8, "the loss rose")], policy=proportional())
+    for mixer in (plain, skipping):
+        mixer.round(1)
+    expected = next(draw for draw in range(64, 128) if plain.ids(draw, 1) != skipping.ids(draw, 1))
+    assert first_other_sample(open_records(plain.ledger), open_records(skipping.ledger)) == expected
