@@ -19,6 +19,7 @@ from skillshard.mixing.records import verify_ledger
 from skillshard.policies import Policy, fixed, proportional, stratified
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import KeptChat, TokenSet, TokensManifest4
+from tests.commands import works
 from tests.tokenizers_trained import BOS, EOS, counted, uneven_shards
 
 SKILLS = ("add", "carry", "negate")
@@ -204,6 +205,20 @@ def test_a_packed_stream_of_a_continued_run_without_a_packed_state_begins_at_the
     expected = [token for tokens in tokens_of(stream, 20, 30) for token in tokens]
     assert stream.block == 0 and stream.batch(0, 3).input_ids.ravel().tolist() == expected[:48]
     assert stream.clock.position_at(7) == 4
+
+
+def test_the_state_of_a_packed_stream_gives_the_place_on_the_command_line(
+    uneven: tuple[ShardSet, TokenSet, TokenSet], tmp_path: Path
+) -> None:
+    old = begun(uneven, tmp_path)
+    state = state_with_a_cut_sample(old)
+    (tmp_path / "packed.json").write_text(json.dumps(state))
+    shown = works("continue", tmp_path / "old", "--state", tmp_path / "packed.json", "--out", tmp_path / "new")
+    assert f"from draw {state['mixer']['draw']:,}, step {state['step']:,}." in shown
+    mixer = Mixer(uneven[0], stratified(), ledger=tmp_path / "new", round_draws=30)
+    stream = PackedTokens(mixer, uneven[1], block_tokens=16, separator=EOS, step_blocks=2)
+    stream.load_state_dict(state)
+    assert stream.block == state["block"] and stream.batch(stream.block, 1).draw[0, 0] == state["mixer"]["draw"] - 1
 
 
 def test_another_tokenizer_or_rendering_is_another_encoding(uneven: tuple[ShardSet, TokenSet, TokenSet]) -> None:
