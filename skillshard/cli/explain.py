@@ -49,6 +49,7 @@ def replay(
     other = None if policy is None else read_policy(policy)
     with Bars() as bars, bars.working("replaying"):
         result = decide_again(run, other, graphs=graphs or ())
+    before = _runs_before(run) if result.first_draw and not json else None
     if json:
         rounds = [
             {
@@ -69,8 +70,8 @@ def replay(
         _show_other(result)
     else:
         _show_again(result, run)
-    if result.first_draw and not json:
-        _show_runs_before(run)
+    if before is not None:
+        typer.echo(printable(before))
     if result.differing and not result.is_other:
         raise typer.Exit(1)
 
@@ -97,19 +98,15 @@ def _show_other(result: "Replay") -> None:
     )
 
 
-def _show_runs_before(run: str) -> None:
-    """Say that the rounds of the runs before are not replayed, and where these runs are."""
+def _runs_before(run: str) -> str:
+    """Return a sentence that tells where the run before is. The rounds of the run before are not replayed."""
     from skillshard.mixing.continuation import earlier_runs
     from skillshard.mixing.ledger import DirectoryLedger
 
     before = earlier_runs(DirectoryLedger(run))[-1]
     place = "" if before.place is None else f" in {before.place}"
     missing = ", but its ledger is not there" if before.first_draw is None else ""
-    typer.echo(
-        printable(
-            f"{run} begins at draw {before.end_draw:,}, where it continues the run{place}{missing}. Replay the run before by its own ledger."
-        )
-    )
+    return f"{run} begins at draw {before.end_draw:,}, where it continues the run{place}{missing}. Replay the run before by its own ledger."
 
 
 def _show_again(result: "Replay", run: str) -> None:

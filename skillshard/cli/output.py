@@ -15,6 +15,14 @@ def write_json(facts: Any) -> None:
     typer.echo(facts.to_json().decode(), nl=False)
 
 
+def refuse_directory(out: str | Path) -> None:
+    """Raise SkillshardError if the file of an option --out is a directory."""
+    from skillshard import places
+
+    if not places.is_remote(out) and places.local_path(out).is_dir():
+        raise SkillshardError(f"{out} is a directory: give --out a file to write.")
+
+
 def write_new(out: str | Path, write: Callable[[str | Path], None]) -> None:
     """Write the file of an option --out. An existing file must hold the same bytes.
 
@@ -27,8 +35,7 @@ def write_new(out: str | Path, write: Callable[[str | Path], None]) -> None:
     """
     from skillshard import places, storage
 
-    if not places.is_remote(out) and places.local_path(out).is_dir():
-        raise SkillshardError(f"{out} is a directory: give --out a file to write.")
+    refuse_directory(out)
     if not storage.exists(out):
         write(out)
         return

@@ -11,7 +11,7 @@ import typer
 from skillshard.bars import Bars
 from skillshard.cli.groups import grouped
 from skillshard.cli.options import Cache, ChosenSkills, Out, ShardsPlace, Workers, choose_skills
-from skillshard.cli.output import write_new
+from skillshard.cli.output import refuse_directory, write_new
 from skillshard.cli.values import parse_size
 from skillshard.cli.verb import STREAM, WHERE, Verb
 from skillshard.printable import counted, printable
@@ -564,6 +564,8 @@ def fit(
         Verb.given.refuse(["epochs"], "limits repetition among the draws of the next run: give --draws")
     if skills and shards is None:
         raise typer.BadParameter("it chooses skills of a shard set: give --shards too.", param_hint="--skills")
+    if out is not None:
+        refuse_directory(out)
     opened = None if shards is None else choose_skills(ShardSet.open(shards), skills)
     with Bars() as bars:
         with bars.working("reading runs"):
@@ -579,6 +581,6 @@ def fit(
                 targets=targets,
                 seed=seed,
             )
-    show_proposal(proposal)
     if out is not None:
         proposal.save(out)
+    show_proposal(proposal)

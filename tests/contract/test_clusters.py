@@ -276,7 +276,22 @@ def test_a_range_of_numbers_is_tried_at_once_on_kept_embeddings(root: Path, tmp_
     assert "5 has the highest score." in printed
     assert (tmp_path / "choice.png").read_bytes().startswith(b"\x89PNG")
     assert tree(root / "E") == before
-    assert "has no embeddings to cluster" in fails("inspect", root / "M", "--skills-range", "2:4")
+    (tmp_path / "file").write_text("")
+    for tags, options, says in [
+        ("M", ("--skills-range", "2:4"), "has no embeddings to cluster, which --skills-range needs"),
+        (
+            "E",
+            ("--skills-range", "5:2"),
+            "--skills-range goes from 5 to 2: give 2 or more, and the smaller number first",
+        ),
+        ("E", ("--skills-range", "1:4"), "--skills-range goes from 1 to 4: give 2 or more"),
+        ("E", ("--skills-range", "90000:90001"), "--skills-range 90000:90001 is more than the"),
+        ("E", ("--pictures", tmp_path / "file"), f"--pictures: {tmp_path}/file is a file: give a directory"),
+        ("E", ("--pictures", tmp_path / "file" / "inside"), f"--pictures: {tmp_path}/file is a file: give a directory"),
+    ]:
+        outcome = skillshard("inspect", root / tags, *options)
+        assert outcome.code == 1 and says in outcome.sentence
+        assert outcome.out == "", "the error comes before any output"
 
 
 def test_the_end_of_the_range_is_said(root: Path, tmp_path: Path) -> None:

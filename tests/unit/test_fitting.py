@@ -21,7 +21,7 @@ from skillshard.policies import fixed, softmax_loss, stratified
 from skillshard.policies.scaling_law import fit_scaling_law
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import write_tokens
-from tests.commands import skillshard
+from tests.commands import skillshard, works
 from tests.conftest import HERE
 from tests.tokenizers_trained import byte_tokenizer, counted, uneven_shards
 
@@ -345,3 +345,13 @@ def test_the_share_of_tokens_counts_where_weights_do(tmp_path: Path) -> None:
     weights = list(finished_run(mixer.ledger).weights.values())
     assert mixer.round(0).counts[2] < 0.05 * 64
     np.testing.assert_allclose(np.array(weights) / sum(weights), [0.6, 0.3, 0.1], atol=0.01)
+
+
+def test_an_out_that_cannot_be_written_is_refused_before_the_proposal_is_shown(tmp_path: Path) -> None:
+    mixtures = (0.5, 0.7, 0.3, 0.2)
+    runs = [{"weights": {"a": a, "b": 1 - a}, "losses": {"a": 1.3 - a / 2, "b": 1.6 + a}} for a in mixtures]
+    (tmp_path / "runs.json").write_text(json.dumps({"schema": "skillshard/runs/1", "runs": runs}))
+    (tmp_path / "folder").mkdir()
+    outcome = skillshard("fit", tmp_path / "runs.json", "--out", tmp_path / "folder")
+    assert outcome.code == 1 and outcome.out == "" and "folder is a directory: give --out a file" in outcome.sentence
+    assert "log-linear, 4 runs" in works("fit", tmp_path / "runs.json", "--out", tmp_path / "proposal.json")
