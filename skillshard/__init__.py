@@ -41,6 +41,7 @@ _HOMES = {
     "check_policy": "skillshard.testing",
     "errors": "skillshard",
     "export_shards": "skillshard.export",
+    "ids_of_text": "skillshard.corpus.token_ids",
     "learn_graph": "skillshard.graph.learn",
     "losses_from_batch": "skillshard.batch_losses",
     "losses_per_skill": "skillshard.evaluation",

@@ -16,12 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard.corpus.paths import MISSING, in_meta, single
 from skillshard.corpus.template import Span, pairs_of
+from skillshard.corpus.token_ids import NOT_LEARNED
 from skillshard.errors import ObservationError, did_you_mean
 
 Reduction = Literal["per_sample", "per_token"]
 MeasuredOn = Literal["holdout", "training"]
 """The samples of a loss: held-out samples, or the batches of the training itself."""
-IGNORE = -100
+IGNORE = NOT_LEARNED
 """The target of a position where nothing is predicted. PyTorch's cross entropy and the models of transformers ignore this value."""
 
 

@@ -16,7 +16,7 @@ from skillshard.cli.values import (
     proxy_on_all_nodes,
     split_names,
 )
-from skillshard.cli.verb import ARRAY, FIELDS, FILES, HOW, MORE_FIELDS, READING, TEXTS, WHAT, WHERE, Verb
+from skillshard.cli.verb import ARRAY, FIELDS, FILES, HOW, MORE_FIELDS, READING, TEXTS, TOKEN_FIELDS, WHAT, WHERE, Verb
 from skillshard.cli.words import in_options
 
 if TYPE_CHECKING:
@@ -150,6 +150,52 @@ class Reading:
             rich_help_panel=FIELDS,
         ),
     ] = None
+    token_ids: Annotated[
+        str | None,
+        typer.Option(
+            "--token-ids",
+            metavar="PATH",
+            help="Field of the token ids of samples that are tokenized already, such as input_ids. The ids take the place of the text.",
+            rich_help_panel=TOKEN_FIELDS,
+        ),
+    ] = None
+    token_labels: Annotated[
+        str | None,
+        typer.Option(
+            "--token-labels",
+            metavar="PATH",
+            help="Field of the labels of the ids: the id itself, or -100 for a token that is not learned.",
+            rich_help_panel=TOKEN_FIELDS,
+        ),
+    ] = None
+    token_mask: Annotated[
+        str | None,
+        typer.Option(
+            "--token-mask",
+            metavar="PATH",
+            help="Field of a mask of the ids, in place of labels: 1 for a token that is learned, 0 for a prompt.",
+            rich_help_panel=TOKEN_FIELDS,
+        ),
+    ] = None
+    attention_mask: Annotated[
+        str | None,
+        typer.Option(
+            "--attention-mask",
+            metavar="PATH",
+            help="Field of a mask of the ids: 0 for padding. Padding is left out.",
+            rich_help_panel=TOKEN_FIELDS,
+        ),
+    ] = None
+    vocab_size: Annotated[
+        int | None,
+        typer.Option(
+            "--vocab-size",
+            metavar="N",
+            min=1,
+            help="Number of ids of the vocabulary. A row with an id that is not below N is bad.",
+            rich_help_panel=TOKEN_FIELDS,
+        ),
+    ] = None
     answer: Annotated[
         list[str] | None,
         typer.Option(
@@ -219,7 +265,8 @@ class Reading:
         from skillshard.corpus import FieldMapping
 
         names = ("id_field", "id_from_row", "text_field", "text", "messages", "answer", "columns", "drop")
-        if not any(name in Verb.given for name in names):
+        of_tokens = ("token_ids", "token_labels", "token_mask", "attention_mask", "vocab_size")
+        if not any(name in Verb.given for name in (*names, *of_tokens)):
             return None
         if self.id_from_row:
             Verb.given.refuse(["id_field"], "names a field, and --id-from-row makes ids without a field")
@@ -228,6 +275,11 @@ class Reading:
             text_field=self.text_field,
             text=self.text,
             messages=self.messages,
+            token_ids=self.token_ids,
+            token_labels=self.token_labels,
+            token_mask=self.token_mask,
+            attention_mask=self.attention_mask,
+            vocab_size=self.vocab_size,
             answer=self.answer or (),
             columns=None if self.columns is None else split_names(self.columns, ()),
             drop=split_names(self.drop or (), ()),

@@ -190,17 +190,34 @@ def shard(
 @grouped
 def tokens(
     shards: ShardsPlace,
+    out: Out,
+    *,
     tokenizer: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--tokenizer",
             parser=place_on_all_nodes,
             metavar="FILE",
             help="Tokenizer: a tokenizer.json of Hugging Face's tokenizers, or its directory.",
         ),
-    ],
-    out: Out,
-    *,
+    ] = None,
+    from_ids: Annotated[
+        bool,
+        typer.Option(
+            "--from-ids",
+            help="Keep the ids and labels of a corpus that was tokenized already, in place of --tokenizer.",
+        ),
+    ] = False,
+    vocab_size: Annotated[
+        int | None,
+        typer.Option(
+            "--vocab-size",
+            metavar="N",
+            min=1,
+            help="Number of ids of the vocabulary, with --from-ids.",
+            show_default="as the corpus was tagged",
+        ),
+    ] = None,
     special_tokens: Annotated[
         bool,
         typer.Option(
@@ -248,6 +265,14 @@ def tokens(
     from skillshard.report.text import show_tokens
     from skillshard.shards.tokens import STAGES, write_tokens
 
+    if from_ids == (tokenizer is not None):
+        fault = "give one of --tokenizer and --from-ids"
+        raise typer.BadParameter(
+            f"both make the ids: {fault}."
+            if from_ids
+            else f"no tokenizer: {fault}, which keeps the ids of a tokenized corpus.",
+            param_hint="--tokenizer",
+        )
     if counts_only and (answer_after is not None or prompt_field is not None):
         option = "--answer-after" if answer_after is not None else "--prompt-field"
         raise typer.BadParameter(
@@ -261,6 +286,7 @@ def tokens(
             opened,
             tokenizer,
             out,
+            vocab_size=vocab_size,
             special_tokens=special_tokens,
             counts_only=counts_only,
             answer_after=answer_after,

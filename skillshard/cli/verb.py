@@ -25,7 +25,8 @@ WHAT, HOW, FIELDS, MORE_FIELDS, READING, FILES, TEXTS, WHERE, ARRAY = (
 )
 """Panels of a verb's help."""
 EDGES, TRAINING, STREAM, ENCODER = "Edges", "Trials in detail", "Stream", "Encoder in detail"
-DETAILS = (MORE_FIELDS, READING, FILES, TEXTS, EDGES, TRAINING, STREAM, ENCODER, WHERE, ARRAY)
+TOKEN_FIELDS = "Samples that are tokenized already"
+DETAILS = (MORE_FIELDS, TOKEN_FIELDS, READING, FILES, TEXTS, EDGES, TRAINING, STREAM, ENCODER, WHERE, ARRAY)
 """Panels of a verb with many options that only `--help-all` shows, so that the help fits a screen."""
 # About 50 lines at 100 columns. A verb with fewer options shows all of them.
 MANY_OPTIONS = 13

@@ -98,6 +98,8 @@ def compare_policies(
     every = eval_every or max(1, steps // 10)
     _check_numbers(policies, steps, num_seeds, every, batch_size, eval_samples, baseline)
     measured_on = eval_shards or shards
+    for read_shards in (shards, measured_on):
+        read_shards.refuse_token_ids("The small model of a comparison")
     counted = _counted(measured_on, targets)
     chosen = [parse_policy(text, skills=shards.skills, targets=targets, draws=steps * batch_size) for text in policies]
     _refuse_twice(chosen)

@@ -52,6 +52,11 @@ class NamedCorpus(BaseModel):
     )
     text: str | None = Field(None, description="template of the text, with paths in braces")
     messages: str | None = Field(None, description="path of the messages of a conversation")
+    token_ids: str | None = Field(None, description="path of the token ids of samples that are tokenized already")
+    token_labels: str | None = Field(None, description="path of the labels of the ids: the id, or -100")
+    token_mask: str | None = Field(None, description="path of a mask of the ids: 1 for a token that is learned")
+    attention_mask: str | None = Field(None, description="path of a mask of the ids: 0 for padding")
+    vocab_size: int | None = Field(None, description="number of ids of the vocabulary")
     answer: _Names = Field([], description="paths of the text that are answers")
     columns: _Names | None = Field(None, description="paths of the metadata that shards keep")
     drop: _Names = Field([], description="paths of the metadata that shards do not keep")
@@ -186,6 +191,11 @@ def _opened(text: YamlText, prefix: str, corpus: NamedCorpus, folder: str) -> Op
             text_field=corpus.text_field,
             text=corpus.text,
             messages=corpus.messages,
+            token_ids=corpus.token_ids,
+            token_labels=corpus.token_labels,
+            token_mask=corpus.token_mask,
+            attention_mask=corpus.attention_mask,
+            vocab_size=corpus.vocab_size,
             answer=corpus.answer,
             columns=corpus.columns,
             drop=corpus.drop,

@@ -29,6 +29,11 @@ _WITH_IDS: frozenset[Format] = frozenset(("tar", "text", "wet"))
 _ID_NAMES = ("id", "uuid", "guid", "key", "ref")
 _TEXT_NAMES = ("text", "content", "contents", "body", "raw_content", "document", "article", "passage", "code", "story")
 _PROMPT_NAMES = ("definition", "system", "instruction", "context", "input", "question", "prompt", "query", "problem")
+_TOKEN_NAMES = ("input_ids", "token_ids", "tokens", "ids")
+_TOKEN_LABEL_NAMES = ("labels", "label_ids", "target_ids")
+_TOKEN_MASK_NAMES = ("loss_mask", "completion_mask", "assistant_masks", "assistant_mask", "answer_mask")
+_TOKEN_EXTRAS = ("token_type_ids", "special_tokens_mask", "position_ids")
+"""Arrays that tokenizers write beside the ids, and that follow from the ids."""
 _ANSWER_NAMES = ("output", "answer", "response", "completion", "target", "solution", "chosen")
 # The most telling names come first.
 _SKILL_NAMES = (
@@ -131,8 +136,14 @@ def guess(rows: Sequence[Row], files: Sequence[str], mapping: FieldMapping | Non
         mapping, text_reason = _guess_text(columns, len(rows), id_field)
     else:
         id_reason = text_reason = "given"
-    taken = {mapping.id_field, mapping.messages, *(mapping.text_field or ())}
+    of_tokens = () if mapping.tokens is None else mapping.tokens.paths
+    taken = {mapping.id_field, mapping.messages, *(mapping.text_field or ()), *of_tokens}
     skill, skill_reason = _guess_skill(columns, len(rows), files, taken)
+    if skill is None and mapping.tokens is not None:
+        skill = "file.stem"
+        skill_reason = (
+            "no field looks like a skill, and token ids have no clusters of texts, so that each file is a skill"
+        )
     return Guess(mapping, skill, id_reason, text_reason, skill_reason)
 
 
@@ -141,15 +152,22 @@ def options_of(mapping: FieldMapping) -> list[str]:
 
     >>> options_of(FieldMapping(id_field=None, text_field=("question", "answer"), answer="answer"))
     ['--id-from-row', '--text-field', 'question', '--text-field', 'answer', '--answer', 'answer']
+    >>> options_of(FieldMapping(token_ids="input_ids", token_labels="labels", drop=("token_type_ids",)))
+    ['--token-ids', 'input_ids', '--token-labels', 'labels', '--drop', 'token_type_ids']
     """
     options = ["--id-from-row"] if mapping.id_field is None else []
     if mapping.id_field not in (None, "id"):
         options += ["--id-field", str(mapping.id_field)]
     if mapping.messages is not None:
         options += ["--messages", mapping.messages]
+    elif mapping.tokens is not None:
+        for name in ("token_ids", "token_labels", "token_mask", "attention_mask"):
+            path = getattr(mapping.tokens, name)
+            options += [] if path is None else [f"--{name.replace('_', '-')}", path]
     elif mapping.text_field not in (None, ("text",)):
         options += [word for path in mapping.text_field or () for word in ("--text-field", path)]
-    return options + [word for path in mapping.answer for word in ("--answer", path)]
+    options += [word for path in mapping.answer for word in ("--answer", path)]
+    return options + [word for path in mapping.drop for word in ("--drop", path)]
 
 
 def shell_line(words: Sequence[str]) -> str:
@@ -283,6 +301,10 @@ def _last(path: str) -> str:
 
 
 def _guess_text(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: str | None) -> tuple[FieldMapping, str]:
+    if (of_ids := _guess_tokens(columns, num_rows, id_field)) is not None:
+        has_text = "text" in _texts(columns, num_rows, id_field)
+        reason = "arrays of token ids, so that the rows are tokenized already"
+        return of_ids, f"{reason}; for the texts give --text-field text" if has_text else reason
     talks = [path for path, values in columns.items() if _are_conversations(values, num_rows)]
     if talks:
         path = min(talks, key=lambda path: (path.count("."), _last(path) != "messages"))
@@ -302,6 +324,35 @@ def _guess_text(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: s
         return FieldMapping(id_field), "no field is a string in every row: name the field with --text-field"
     longest = max(texts, key=lambda path: sum(map(len, texts[path])))
     return FieldMapping(id_field, text_field=longest), "the longest strings"
+
+
+def _guess_tokens(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: str | None) -> FieldMapping | None:
+    """Return the fields of token ids, or None if no field of a usual name has arrays of integers in every row."""
+    arrays = {path: values for path, values in columns.items() if len(values) == num_rows and _are_integers(values)}
+
+    def first(names: Sequence[str], like: str | None = None) -> str | None:
+        """Return the first array of a name, in the same object as another array."""
+        folder = None if like is None else like.rpartition(".")[0]
+        fitting = (path for name in names for path in arrays if _last(path) == name)
+        return next((path for path in fitting if folder is None or path.rpartition(".")[0] == folder), None)
+
+    ids = first(_TOKEN_NAMES)
+    if ids is None or min(map(min, filter(None, arrays[ids])), default=0) < 0:
+        return None
+    labels = first(_TOKEN_LABEL_NAMES, ids)
+    return FieldMapping(
+        id_field,
+        token_ids=ids,
+        token_labels=labels,
+        token_mask=None if labels is not None else first(_TOKEN_MASK_NAMES, ids),
+        attention_mask=first(("attention_mask",), ids),
+        drop=[path for name in _TOKEN_EXTRAS if (path := first((name,), ids)) is not None],
+    )
+
+
+def _are_integers(values: Sequence[Any]) -> bool:
+    """Return whether all values are arrays of integers, and an array is not empty."""
+    return any(values) and all(type(value) is list and {int}.issuperset(map(type, value)) for value in values)
 
 
 def _are_conversations(values: Sequence[Any], num_rows: int) -> bool:

@@ -27,6 +27,7 @@ from skillshard.corpus.paths import (
 )
 from skillshard.corpus.sample import BadRecord, Rejection, Sample, category_of, id_of, json_type, rest_of, text_of
 from skillshard.corpus.template import Span, Template
+from skillshard.corpus.token_ids import MAX_IDS, TokenFields, TokenForm
 from skillshard.errors import CorpusError, did_you_mean, name_some
 
 ANSWER_SPANS = "answer_spans"
@@ -34,6 +35,8 @@ ANSWER_SPANS = "answer_spans"
 # About four million tokens, longer than the context of present models. A larger sample is probably a mistake.
 DEFAULT_MAX_SAMPLE_BYTES = 16 << 20
 """Default limit of the size of a sample, in bytes of UTF-8."""
+_OF_TOKENS = ("token_ids", "token_labels", "token_mask", "attention_mask")
+"""Arguments of a field mapping with the paths of token ids, their labels and their masks."""
 _ARGUMENT = re.compile(r"`([a-z]\w*)(?:=([^`]*))?`")
 
 
@@ -52,6 +55,13 @@ class FieldMapping:
             `text` nor `messages` is given. Of several texts, an empty text is left out.
         text: Template of the text (`skillshard.corpus.template`), such as "{question}\\n\\n{answer}".
         messages: Path of the messages of a conversation. The text is a plain rendering, and the assistant's messages are the answers.
+        token_ids: Path of the token ids of a sample that is tokenized already. The text is the ids as decimal numbers
+            (`skillshard.corpus.token_ids`).
+        token_labels: Path of the labels of the ids: for each id the id itself, or -100 for a token that is not learned. The learned tokens are
+            the answers.
+        token_mask: Path of a mask of the ids, in place of labels: 1 for a token that is learned, 0 for a token of a prompt.
+        attention_mask: Path of a mask of the ids: 0 for padding. The text has no padding.
+        vocab_size: Number of ids of the vocabulary. A row with an id that is not below the number is bad.
         answer: Paths of the text that are answers. The metadata of a sample gets their spans under `ANSWER_SPANS`.
         columns: Paths of the metadata that shards keep. None: all metadata.
         drop: Paths of the metadata that shards do not keep.
@@ -64,14 +74,21 @@ class FieldMapping:
     text_field: str | Sequence[str] | None = None
     text: str | None = None
     messages: str | None = None
+    token_ids: str | None = None
+    token_labels: str | None = None
+    token_mask: str | None = None
+    attention_mask: str | None = None
+    vocab_size: int | None = None
     answer: str | Sequence[str] = ()
     columns: str | Sequence[str] | None = None
     drop: str | Sequence[str] = ()
     template: Template | None = field(init=False, repr=False, compare=False)
-    """Template of the text. None for messages."""
+    """Template of the text. None for messages and for token ids."""
+    tokens: TokenFields | None = field(init=False, repr=False, compare=False)
+    """Fields of token ids. None for texts."""
 
     def __post_init__(self) -> None:
-        ways = [name for name in ("text_field", "text", "messages") if getattr(self, name) is not None]
+        ways = [name for name in ("text_field", "text", "messages", "token_ids") if getattr(self, name) is not None]
         if len(ways) > 1:
             raise CorpusError(f"`{ways[0]}` and `{ways[1]}` both make the text of a sample: give one of the two.")
         set_field = object.__setattr__  # the dataclass is frozen
@@ -80,7 +97,7 @@ class FieldMapping:
             set_field(self, name, (value,) if isinstance(value, str) else value if value is None else tuple(value))
         if not ways:
             set_field(self, "text_field", ("text",))
-        for name in ("id_field", "text_field", "messages", "answer", "columns", "drop"):
+        for name in ("id_field", "text_field", "messages", *_OF_TOKENS, "answer", "columns", "drop"):
             value = getattr(self, name)
             paths = (value,) if isinstance(value, str) else value
             if paths is not None and ("" in paths or (not paths and name in ("text_field", "columns"))):
@@ -90,8 +107,34 @@ class FieldMapping:
                     f"{no_ids if name == 'id_field' else ''}"
                 )
         set_field(self, "template", self._template())
+        set_field(self, "tokens", self._tokens())
+
+    def _tokens(self) -> TokenFields | None:
+        if self.token_ids is None:
+            given = [name for name in (*_OF_TOKENS, "vocab_size") if getattr(self, name) is not None]
+            if given:
+                raise CorpusError(
+                    f"`{given[0]}` belongs to samples that are tokenized already: name the field of the ids with `token_ids`, or leave "
+                    f"`{given[0]}` out."
+                )
+            return None
+        if self.token_labels is not None and self.token_mask is not None:
+            raise CorpusError("`token_labels` and `token_mask` both mark the learned tokens: give one of the two.")
+        size = self.vocab_size
+        if size is not None and not (type(size) is int and 1 <= size <= MAX_IDS):
+            raise CorpusError(
+                f"`vocab_size` is {size!r}: give the number of ids of the vocabulary, from 1 to {MAX_IDS:,}."
+            )
+        return TokenFields(self.token_ids, self.token_labels, self.token_mask, self.attention_mask, size)
 
     def _template(self) -> Template | None:
+        if self.token_ids is not None:
+            if self.answer:
+                raise CorpusError(
+                    "`answer` and `token_ids` do not go together: the labels of token ids mark the answers. Name the field of the labels with "
+                    "`token_labels` or `token_mask`, and leave `answer` out."
+                )
+            return None
         if self.messages is not None:
             if self.answer:
                 raise CorpusError(
@@ -113,12 +156,12 @@ class FieldMapping:
     @property
     def marks_answers(self) -> bool:
         """Whether the metadata of a sample gets the spans of answers."""
-        return bool(self.answer) or self.messages is not None
+        return bool(self.answer or self.messages or self.token_labels or self.token_mask)
 
     @property
     def is_plain(self) -> bool:
         """Whether the text is the string in one field, and no answer is marked."""
-        return self.text is None and len(self.text_field or ()) == 1 and not self.marks_answers
+        return len(self.text_field or ()) == 1 and not self.marks_answers
 
     def kept_meta(self, meta: dict[str, Any]) -> dict[str, Any]:
         """Return the metadata that shards keep: `columns` without `drop`. Messages and spans of answers stay, unless `drop` names them."""
@@ -183,6 +226,30 @@ class CorpusReading:
     max_sample_bytes: int = DEFAULT_MAX_SAMPLE_BYTES
     whole_rows: bool = False
     members: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        forms = {prefix: mapping.tokens for prefix, mapping in self.mappings.items()}
+        of_texts = [prefix for prefix, tokens in forms.items() if tokens is None]
+        of_ids = {prefix: tokens.vocab_size for prefix, tokens in forms.items() if tokens is not None}
+        if of_texts and of_ids:
+            raise CorpusError(
+                f"the corpus {of_texts[0]!r} has texts, and the corpus {next(iter(of_ids))!r} has token ids: a mix has samples of one kind. Tokenize "
+                "the texts with the same vocabulary, or put the two corpora into two corpus files."
+            )
+        if len(set(of_ids.values())) > 1:
+            shown = ", ".join(
+                f"{prefix} {'no size' if size is None else format(size, ',')}" for prefix, size in of_ids.items()
+            )
+            raise CorpusError(
+                f"the corpora differ in 'vocab_size' ({shown}): one vocabulary has one size. Give each corpus the same size."
+            )
+
+    @property
+    def token_form(self) -> TokenForm | None:
+        """Form of the samples if the texts are token ids, otherwise None."""
+        tokens = next(iter(self.mappings.values())).tokens
+        marks = any(mapping.marks_answers for mapping in self.mappings.values())
+        return None if tokens is None else TokenForm(tokens.vocab_size, marks)
 
     def rows_of(self, name: str) -> "RowFields":
         """Return the mapping of the rows of a file, by the name of the file in the corpus."""
@@ -300,11 +367,15 @@ class RowFields:
         self._before = f"{prefix}/" if prefix else ""
         self.own_name = name.removeprefix(self._before)
         paths = () if mapping.template is None else mapping.template.paths
-        self._paths = (*paths, *(path for path in (mapping.id_field, mapping.messages) if path is not None))
+        token_paths = () if mapping.tokens is None else mapping.tokens.paths
+        others = (mapping.id_field, mapping.messages, *token_paths)
+        self._paths = (*paths, *(path for path in others if path is not None))
         # Fields of folders such as lang=en/ have the names of keys, so a plain key may name one.
         self._folder_fields = hive_fields(name)
         named = set(mapping.columns or ())
-        self._leaving = [path for path in dict.fromkeys(paths) if path not in named and not is_of_file(path)]
+        self._leaving = [
+            path for path in dict.fromkeys((*paths, *token_paths)) if path not in named and not is_of_file(path)
+        ]
         is_key = not any("." in path or path in self._folder_fields for path in self._paths)
         self.is_quick = mapping.is_plain and not named and not prefix and is_key
         self.sample: Callable[[Any, int], Sample] = self._quick if self.is_quick else self._mapped
@@ -381,6 +452,9 @@ class RowFields:
     def _text(self, row: dict[str, Any], sample_id: str) -> tuple[str, list[Span] | None]:
         """Return the text of a row, and the spans of its answers. None: the mapping marks no answers."""
         mapping = self.mapping
+        if mapping.tokens is not None:
+            of_paths = {path: self._value(row, path) for path in mapping.tokens.paths}
+            return mapping.tokens.text(of_paths, self._named(row), sample_id)
         if mapping.messages is not None:
             value = self._value(row, mapping.messages)
             if value is MISSING:

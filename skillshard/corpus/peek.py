@@ -260,7 +260,7 @@ def _problems(files: Sequence[CorpusFile], reading: CorpusReading) -> list[Rejec
 
 def _text_name(guessed: Guess) -> str:
     fields = guessed.fields
-    return fields.messages or fields.text or ", ".join(fields.text_field or ())
+    return fields.token_ids or fields.messages or fields.text or ", ".join(fields.text_field or ())
 
 
 def _described(name: str, reason: str) -> str:

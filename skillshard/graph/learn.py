@@ -140,6 +140,8 @@ def learn_graph(
         ProxyError: The proxy is unknown, or cannot read a text.
         StorageError: The file `out` cannot be read or written.
     """
+    for read_shards in (shards, eval_shards or shards):
+        read_shards.refuse_token_ids("The proxy of a graph")
     every = eval_every or max(1, steps // 10)
     _check_numbers(steps, warmup_steps, num_seeds, every, eval_samples, samples, for_steps, settle)
     kind = LossKind(reduction=reduction, answer_after=reading.answer_after, prompt_field=reading.prompt_field)

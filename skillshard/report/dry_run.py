@@ -31,7 +31,7 @@ from skillshard.shards.tagged import limit_of, refuse_other_corpus
 from skillshard.shards.texts import text_hashes
 from skillshard.taggers.ceiling import Ceiling, counts_of, described
 from skillshard.taggers.tag import partitions_of
-from skillshard.taggers.tagger import Finder, OnBadSample, Tag, Tagger
+from skillshard.taggers.tagger import Finder, OnBadSample, Tag, Tagger, refuse_token_ids
 from skillshard.tags import MANIFEST as TAGS_MANIFEST
 from skillshard.tags import SCHEMA, Tags
 
@@ -59,6 +59,7 @@ def show_tag_plan(
 ) -> None:
     """Print the plan of `tag_corpus` with the same arguments."""
     reading = corpus.reading(max_sample_bytes)
+    refuse_token_ids(tagger, reading)
     arguments = {
         "partition_bytes": partition_bytes,
         "packing": DEFAULT_PACKING.to_json(),

@@ -215,6 +215,8 @@ def show_tokens(tokens: TokenSet) -> None:
     if isinstance(tokens.manifest, TokensManifest4):
         special = f"messages {tokens.manifest.chat.messages!r} in a chat template"
         learned = "" if facts.answers is None else ", learned: the turns of the assistant"
+    if tokens.manifest.tokenizer is None:
+        special = "as in the corpus"
     print_line(
         f"{facts.num_train:,} train + {facts.num_holdout:,} holdout tokens of shards {facts.shards}, {form}, {special}{learned}; {tokens.root}"
     )

@@ -29,8 +29,9 @@ from jaxtyping import Int
 from pydantic import ValidationError
 
 from skillshard import canonical, places, storage, web
-from skillshard.corpus import Sample
+from skillshard.corpus import CorpusReading, Sample
 from skillshard.corpus.members import parse_members
+from skillshard.corpus.token_ids import TokenForm
 from skillshard.errors import ShardError, SkillshardError, StorageError, choose_names, name_some
 from skillshard.extras import needed
 from skillshard.hash_ranges import id_hash
@@ -620,6 +621,25 @@ class ShardSet:
     def root(self) -> Path | str:
         """Directory or URI of the shard set."""
         return self.files.root
+
+    @cached_property
+    def token_form(self) -> TokenForm | None:
+        """Form of the samples if their texts are token ids, otherwise None. Appended shards have the form of the whole set."""
+        # The manifest of a corpus of plain texts records no reading.
+        recorded = self.manifest.made_from.get("arguments", {}).get("reading")
+        return None if recorded is None else CorpusReading.from_json(recorded).token_form
+
+    def refuse_token_ids(self, what: str) -> None:
+        """Raise ShardError if the texts are token ids.
+
+        Args:
+            what: Subject of the error, which needs texts, such as "The proxy of a graph".
+        """
+        if self.token_form is not None:
+            raise ShardError(
+                f"{what} needs texts, and the samples of {places.public(self.root)} are token ids. Shard the texts of the same samples, "
+                "where the texts are known."
+            )
 
     @property
     def layout(self) -> Layout:

@@ -7,9 +7,10 @@
     T/holdout/SKILL/...                the same for the held-out samples
     T/tokenizer.json                   the tokenizer, as written by Hugging Face's `tokenizers`
     T/chat_template.json               the chat template, if conversations were rendered by one (schemas/chat-template-1.json)
-    T/tokens.json                      written last (schemas/tokens-2.json, or tokens-4.json with a chat template)
+    T/tokens.json                      written last (schemas/tokens-2.json, tokens-3.json or tokens-4.json)
 
-A set of counts alone has no ids.bin and no checks.npy. A set without masked prompts has no answers.bin.
+The set of a corpus that was tokenized already has version 3 and no tokenizer. A set with a chat template has version 4, and every other set
+version 2. A set of counts alone has no ids.bin and no checks.npy. A set without masked prompts has no answers.bin.
 
 With the counts the mixer can weigh tokens instead of samples, and `mixing/packing.py` can find any block of the packed stream. The
 counts are also the index of the ids: the first id of a row follows the ids of the rows before. With the ids, nothing is tokenized during
@@ -32,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from skillshard import canonical, places, storage
 from skillshard.corpus.chat import ChatTemplate
+from skillshard.corpus.token_ids import MAX_IDS
 from skillshard.errors import TokensError, did_you_mean, name_some
 from skillshard.loss import LossKind
 from skillshard.memo import memoized
@@ -161,18 +163,15 @@ class TokensManifest1(BaseModel):
     num_holdout: int = Field(ge=0, description="Number of tokens of all held-out samples.")
 
 
-class TokensManifest(BaseModel):
-    """tokens.json."""
+class _TokensManifest(BaseModel):
+    """Fields of tokens.json of versions 2, 3 and 4."""
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal["skillshard/tokens/2"] = Field("skillshard/tokens/2", alias="schema")
     made_from: dict[str, Any] = Field(description="Command, arguments and digests of the inputs.")
     shards: str = Field(description="Digest of the shard set's manifest.")
-    tokenizer: str = Field(description="Digest of tokenizer.json.")
-    special_tokens: bool = Field(
-        description="Whether the tokenizer's special tokens, such as BOS and EOS, are added to each sample, kept and counted."
-    )
+    tokenizer: str | None
+    special_tokens: bool
     ids: KeptIds | None = Field(description="Form of the kept ids. null: the set has counts alone.")
     answers: KeptAnswers | None = Field(description="Rule of the mask of answers. null: every token is learned.")
     skills: list[TokensSkill] = Field(description="Skills in the order of their names.")
@@ -180,7 +179,7 @@ class TokensManifest(BaseModel):
     num_holdout: int = Field(ge=0, description="Number of tokens of all held-out samples.")
 
     @model_validator(mode="after")
-    def _all_or_none(self) -> "TokensManifest":
+    def _all_or_none(self) -> "_TokensManifest":
         expected = {
             "ids_digest": self.ids is not None,
             "answers_digest": self.answers is not None,
@@ -194,6 +193,24 @@ class TokensManifest(BaseModel):
                     if any((value is not None) != is_kept for value in getattr(getattr(skill, split), name)):
                         raise ValueError(f"skill {skill.name!r}: {split}.{name} does not agree with ids and answers")
         return self
+
+
+class TokensManifest(_TokensManifest):
+    """tokens.json."""
+
+    schema_version: Literal["skillshard/tokens/2"] = Field("skillshard/tokens/2", alias="schema")
+    tokenizer: str = Field(description="Digest of tokenizer.json.")
+    special_tokens: bool = Field(
+        description="Whether the tokenizer's special tokens, such as BOS and EOS, are added to each sample, kept and counted."
+    )
+
+
+class TokensManifest3(_TokensManifest):
+    """tokens.json of version 3: the tokens of a corpus that was tokenized already."""
+
+    schema_version: Literal["skillshard/tokens/3"] = Field("skillshard/tokens/3", alias="schema")
+    tokenizer: None = Field(description="null: the set has no tokenizer.")
+    special_tokens: Literal[False] = Field(description="false: the ids are those of the corpus.")
 
 
 class KeptChat(BaseModel):
@@ -210,6 +227,10 @@ class TokensManifest4(TokensManifest):
 
     schema_version: Literal["skillshard/tokens/4"] = Field("skillshard/tokens/4", alias="schema")  # type: ignore[assignment]
     chat: KeptChat = Field(description="Rendering of the conversations. The tokens are those of the rendered texts.")
+
+
+AnyTokens = TokensManifest | TokensManifest3
+"""Content of tokens.json. Version 4 is a version 2 with a chat template."""
 
 
 def file_name(
@@ -479,7 +500,7 @@ class TokenSet:
     """
 
     files: Files
-    manifest: TokensManifest
+    manifest: AnyTokens
     digest: str
 
     @classmethod
@@ -542,8 +563,13 @@ class TokenSet:
         """Tokenizer of the token set.
 
         Raises:
-            TokensError: The file is missing, or holds another tokenizer than the tokenizer of the token set.
+            TokensError: The file is missing, or holds another tokenizer than the tokenizer of the token set. Or the corpus was tokenized
+                already, so that the set has no tokenizer.
         """
+        if self.manifest.tokenizer is None:
+            raise TokensError(
+                f"{places.public(self.root)} has the ids of a corpus that was tokenized already, and no tokenizer. Use the tokenizer that made the ids."
+            )
         place = places.join(self.root, TOKENIZER)
         if not storage.exists(place):
             raise TokensError(f"{places.public(place)} is missing. {ANEW}")
@@ -554,11 +580,13 @@ class TokenSet:
         return open_tokenizer(place)
 
     def token_id(self, token: str) -> int:
-        """Return the id of a token by its text.
+        """Return the id of a token by its text. Without a tokenizer, the text is the id in decimal digits.
 
         Raises:
-            TokensError: The tokenizer has no token with this text.
+            TokensError: The tokenizer has no token with this text, or the text is no id.
         """
+        if self.manifest.tokenizer is None:
+            return self._id_in_digits(token)
         token_id = self.tokenizer.token_to_id(token)
         if token_id is None:
             special = [added.content for added in self.tokenizer.get_added_tokens_decoder().values()]
@@ -585,6 +613,17 @@ class TokenSet:
                 f"{places.public(place)} has digest {digest} but {MANIFEST} says {self.manifest.chat.template}: not the template of these tokens. {ANEW}"
             )
         return ChatTemplate.from_json(storage.read_bytes(place))
+
+    def _id_in_digits(self, token: str) -> int:
+        kept = self.manifest.ids
+        expected = "" if kept is None else f", below {kept.num_ids:,}"
+        is_id = token.isascii() and token.isdigit() and len(token) <= len(str(MAX_IDS))
+        if not is_id or (kept is not None and int(token) >= kept.num_ids):
+            raise TokensError(
+                f"{places.public(self.root)} has the ids of a corpus that was tokenized already, and no tokenizer: a token is its id in decimal digits"
+                f"{expected}, such as '0', got {token!r}."
+            )
+        return int(token)
 
     @property
     def answers(self) -> LossKind | None:
@@ -642,6 +681,8 @@ class TokenSet:
                 faults.append(
                     f"{MANIFEST} says {name} is {expected:,}, but its skills have {got:,}: damaged or edited. {ANEW}"
                 )
+        if self.manifest.tokenizer is None:
+            return faults
         try:
             _ = self.tokenizer
         except TokensError as error:
@@ -676,15 +717,17 @@ def id_type_of(num_ids: int) -> IdType:
     return next(name for name in get_args(IdType) if num_ids - 1 <= np.iinfo(name).max)
 
 
-def _manifest_of(raw: bytes, shown: str) -> TokensManifest:
-    """Parse tokens.json of the present version, or of version 1 if its schema says so. Version 1 has counts alone."""
+def _manifest_of(raw: bytes, shown: str) -> AnyTokens:
+    """Parse tokens.json of version 2, 3 or 4, or of version 1 if its schema says so. Version 1 has counts alone."""
     value = canonical.from_json(raw, shown)
     schema = value.get("schema") if isinstance(value, dict) else None
-    is_older, has_chat = schema == "skillshard/tokens/1", schema == "skillshard/tokens/4"
+    version = {f"skillshard/tokens/{number}": number for number in (1, 3, 4)}.get(str(schema), 2)
     try:
-        if has_chat:
+        if version == 4:
             return TokensManifest4.model_validate(value)
-        if not is_older:
+        if version == 3:
+            return TokensManifest3.model_validate(value)
+        if version == 2:
             return TokensManifest.model_validate(value)
         older = TokensManifest1.model_validate(value).model_dump(by_alias=True)
         for skill in older["skills"]:
@@ -694,6 +737,6 @@ def _manifest_of(raw: bytes, shown: str) -> TokensManifest:
         return TokensManifest.model_validate({**older, "schema": "skillshard/tokens/2", "ids": None, "answers": None})
     except ValidationError as fault:
         raise TokensError(
-            f"{shown} does not fit schemas/tokens-{1 if is_older else 4 if has_chat else 2}.json: {canonical.first_fault(fault)}: damaged or edited, or of another "
+            f"{shown} does not fit schemas/tokens-{version}.json: {canonical.first_fault(fault)}: damaged or edited, or of another "
             f"version. {ANEW}"
         ) from fault

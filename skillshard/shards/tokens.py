@@ -23,6 +23,7 @@ from skillshard import artefact, canonical, places, storage
 from skillshard.corpus import ANSWER_SPANS
 from skillshard.corpus.chat import Chat, ChatTemplate
 from skillshard.corpus.template import Span
+from skillshard.corpus.token_ids import MAX_IDS, ids_of_text, offsets_of_text
 from skillshard.errors import ObservationError, TokensError
 from skillshard.execution import Backend, OnStage, Record, keyed, run, shown
 from skillshard.loss import LossKind, answer_spans, answer_tokens
@@ -34,12 +35,14 @@ from skillshard.shards.token_set import (
     CHAT_TEMPLATE,
     MANIFEST,
     TOKENIZER,
+    AnyTokens,
     KeptAnswers,
     KeptChat,
     KeptIds,
     TokenColumns,
     TokenSet,
     TokensManifest,
+    TokensManifest3,
     TokensManifest4,
     TokensSkill,
     checks_of,
@@ -87,9 +90,10 @@ class TokensEstimate:
 
 def write_tokens(
     shards: ShardSet,
-    tokenizer: "str | os.PathLike[str] | Tokenizer",
+    tokenizer: "str | os.PathLike[str] | Tokenizer | None",
     out: "str | os.PathLike[str]",
     *,
+    vocab_size: int | None = None,
     special_tokens: bool = False,
     counts_only: bool = False,
     answer_after: str | None = None,
@@ -106,8 +110,10 @@ def write_tokens(
 
     Args:
         shards: Shard set, local or remote.
-        tokenizer: Path or URI of a tokenizer.json, or a `tokenizers.Tokenizer`.
+        tokenizer: Path or URI of a tokenizer.json, or a `tokenizers.Tokenizer`. None: the corpus was tokenized already (`token_ids` of
+            `FieldMapping`), and its ids are kept. If the corpus has labels, the mask of answers is kept too.
         out: Directory for the tokens, local or in a store.
+        vocab_size: Number of ids of the vocabulary, without a tokenizer. None: the number that the corpus was tagged with.
         special_tokens: Whether the tokenizer adds its special tokens, such as BOS and EOS, to each sample.
         counts_only: Whether the ids are left out. Counts are enough for weights in tokens, and not for packed blocks.
         answer_after: Text before the answer, as in `LossKind`. The prompt before the text is masked, so that only answers are learned.
@@ -124,22 +130,40 @@ def write_tokens(
         The finished token set, opened.
 
     Raises:
-        TokensError: The tokenizer or the chat template cannot be used, or a mask is asked for without ids.
+        TokensError: The tokenizer or the chat template cannot be used, a mask is asked for without ids, the shards have texts and no tokenizer
+            is given, or a token id is not below the size of the vocabulary.
         ObservationError: A sample has no answer, a conversation cannot be rendered, or both `answer_after` and `prompt_field` are given.
         ShardError: A shard differs from its entry in the manifest.
         StorageError: `out` holds something else.
     """
+    form = shards.token_form
+    if tokenizer is None:
+        vocab_size = _vocabulary(shards, vocab_size, counts_only=counts_only)
+        given = {"special_tokens": special_tokens, "answer_after": answer_after, "prompt_field": prompt_field}
+        _refuse_for_ids({**given, "chat_template": chat_template})
+        prompt_field = ANSWER_SPANS if form is not None and form.marks_answers and not counts_only else None
+    elif form is not None:
+        raise TokensError(
+            f"the samples of {places.public(shards.root)} are token ids, and a tokenizer reads texts: leave `tokenizer` out, or shard the texts."
+        )
+    elif vocab_size is not None:
+        raise TokensError(
+            "`vocab_size` is the size of a vocabulary without a tokenizer: leave out `vocab_size` or `tokenizer`."
+        )
     kind = LossKind(answer_after=answer_after, prompt_field=prompt_field)
     if counts_only and kind.masks:
         raise TokensError(
             "a mask of answers belongs to kept ids: leave out counts_only, or answer_after and prompt_field."
         )
-    opened = open_tokenizer(tokenizer)
-    chat = None if chat_template is None else _chat_of(shards, tokenizer, chat_template, kind, special_tokens)
+    opened = None if tokenizer is None else open_tokenizer(tokenizer)
+    chat = None
+    if chat_template is not None and tokenizer is not None:
+        chat = _chat_of(shards, tokenizer, chat_template, kind, special_tokens)
     if chat is not None and not counts_only:
         # The answers of a conversation are the assistant's turns, as in the plain rendering that graphs and loss tags read.
         kind = LossKind(prompt_field=ANSWER_SPANS)
-    content = opened.to_str().encode()
+    content = None if opened is None else opened.to_str().encode()
+    num_kept_ids = vocab_size if opened is None else num_ids(opened)
     made_from = {
         "command": "tokens",
         "arguments": {
@@ -147,19 +171,26 @@ def write_tokens(
             "counts_only": counts_only,
             "answer_after": answer_after,
             "prompt_field": prompt_field,
-            # Sets without a chat template keep the bytes of their manifests.
+            # Sets with a tokenizer, and sets without a chat template, keep the bytes of their manifests.
             **({} if chat is None else {"chat_template": chat.template.digest}),
+            **({"vocab_size": vocab_size} if opened is None else {}),
         },
         "shards": shards.digest,
-        "tokenizer": canonical.digest(content),
+        "tokenizer": None if content is None else canonical.digest(content),
     }
 
     def work(unfinished: artefact.Work) -> None:
         if backend.array_part is None:
             on_estimate(
-                estimate_tokens(shards, opened, counts_only=counts_only, masks=kind.masks, backend=backend).sentence
+                estimate_tokens(
+                    shards, opened, vocab_size=vocab_size, counts_only=counts_only, masks=kind.masks, backend=backend
+                ).sentence
             )
-        ids = None if counts_only else KeptIds(type=id_type_of(num_ids(opened)), num_ids=num_ids(opened))
+        ids = (
+            None
+            if counts_only or num_kept_ids is None
+            else KeptIds(type=id_type_of(num_kept_ids), num_ids=num_kept_ids)
+        )
         _write(shards, content, unfinished, made_from, ids, kind, chat, backend, stages)
 
     with shown(on_stage, progress) as stages:
@@ -198,18 +229,60 @@ def _chat_of(
     return Chat(ChatTemplate.read(tokenizer, chat_template), messages)
 
 
+def _vocabulary(shards: ShardSet, vocab_size: int | None, *, counts_only: bool) -> int | None:
+    """Return the size of the vocabulary of token ids: the given size, or the size in the record of the shards.
+
+    Raises:
+        TokensError: The samples are texts, or no size is known and ids are kept.
+    """
+    if (form := shards.token_form) is None:
+        raise TokensError(
+            f"the samples of {places.public(shards.root)} are texts: give `tokenizer`. The ids of a corpus are kept where the corpus was tagged with "
+            "`token_ids`, the field of the ids."
+        )
+    if vocab_size is not None and not 1 <= vocab_size <= MAX_IDS:
+        raise TokensError(
+            f"`vocab_size` is {vocab_size:,}: give the number of ids of the vocabulary, from 1 to {MAX_IDS:,}."
+        )
+    size = form.vocab_size if vocab_size is None else vocab_size
+    if size is None and not counts_only:
+        raise TokensError(
+            f"the size of the vocabulary of {places.public(shards.root)} is not known, because the corpus was tagged without the size: give "
+            "`vocab_size`, the number of ids of the tokenizer that made the ids."
+        )
+    return size
+
+
+def _refuse_for_ids(given: Mapping[str, object]) -> None:
+    """Raise TokensError for the first given argument, by its name. The arguments are those that only texts have."""
+    for name, value in given.items():
+        if value:
+            raise TokensError(
+                f"`{name}` is for texts, and the ids of the corpus are kept as they are: leave `{name}` out. The labels of the corpus, which "
+                "`token_labels` of the tagging names, mark the answers."
+            )
+
+
 def estimate_tokens(
-    shards: ShardSet, tokenizer: "Tokenizer", *, counts_only: bool, masks: bool, backend: Backend
+    shards: ShardSet,
+    tokenizer: "Tokenizer | None",
+    *,
+    vocab_size: int | None = None,
+    counts_only: bool,
+    masks: bool,
+    backend: Backend,
 ) -> TokensEstimate:
     """Estimate the size and the time of a token set. Tokenize the first texts of a few skills, and scale up by bytes.
 
     Args:
         shards: Shard set. Of a remote shard set, the shards of a single skill are read.
-        tokenizer: Tokenizer from `open_tokenizer`.
+        tokenizer: Tokenizer from `open_tokenizer`, or None for token ids.
+        vocab_size: Number of ids of the vocabulary, for token ids that are kept.
         counts_only: Whether the ids are left out.
         masks: Whether a mask of answers is kept.
         backend: Place of the work.
     """
+    num_kept_ids = vocab_size if tokenizer is None else num_ids(tokenizer)
     parts = [*shards.train.values(), *shards.holdout.values()]
     step = math.ceil(max(1, len(parts)) / (1 if shards.files.is_remote else ESTIMATE_SKILLS))
     seconds, num_bytes, num_tokens = 0.0, 0, 0
@@ -217,7 +290,8 @@ def estimate_tokens(
         opened = part.open_shard(0)
         texts = [opened.text(row) for row in range(min(int(part.shard_rows[0]), ESTIMATE_TEXTS))]
         started_s = time.process_time()
-        num_tokens += sum(map(len, encode(tokenizer, texts, special_tokens=False, name_of=_names_in(part, opened, 0))))
+        name_of = _names_in(part, opened, 0)
+        num_tokens += sum(map(len, _ids(tokenizer, texts, num_kept_ids, special_tokens=False, name_of=name_of)))
         seconds += time.process_time() - started_s
         num_bytes += sum(len(text.encode()) for text in texts)
     # Tokens and time follow the bytes of the texts. The first index of a skill gives the mean size of its texts.
@@ -227,14 +301,15 @@ def estimate_tokens(
     share = sum(sizes) / max(1, sum(map(len, read))) * total / max(1, num_bytes)
     all_tokens = round(num_tokens * share)
     num_shards = sum(len(part.shard_rows) for part in parts)
-    per_token = 0 if counts_only else id_dtype(id_type_of(num_ids(tokenizer))).itemsize + masks
+    has_ids = not counts_only and num_kept_ids is not None
+    per_token = id_dtype(id_type_of(num_kept_ids)).itemsize + masks if has_ids and num_kept_ids is not None else 0
     processes = backend.processes(num_shards)
     return TokensEstimate(all_tokens, 4 * total + per_token * all_tokens, seconds * share / processes, processes)
 
 
 def _write(
     shards: ShardSet,
-    tokenizer: bytes,
+    tokenizer: bytes | None,
     work: artefact.Work,
     made_from: dict[str, Any],
     ids: KeptIds | None,
@@ -243,7 +318,8 @@ def _write(
     backend: Backend,
     on_stage: OnStage,
 ) -> None:
-    storage.write_bytes(work.place(TOKENIZER), tokenizer)  # before the tasks, which read the tokenizer from this file
+    if tokenizer is not None:  # before the tasks, which read the tokenizer from this file
+        storage.write_bytes(work.place(TOKENIZER), tokenizer)
     if chat is not None:
         storage.write_bytes(work.place(CHAT_TEMPLATE), chat.template.to_json())
     parts = list(_parts(shards))
@@ -251,7 +327,7 @@ def _write(
         (
             {
                 "shards": part,
-                "tokenizer": work.place(TOKENIZER),
+                "tokenizer": None if tokenizer is None else work.place(TOKENIZER),
                 "tokenizer_digest": made_from["tokenizer"],
                 "special_tokens": made_from["arguments"]["special_tokens"],
                 "ids": None if ids is None else ids.model_dump(),
@@ -285,8 +361,8 @@ def _parts(shards: ShardSet) -> Iterator[SkillShards]:
 
 def tokenize_shard(
     shards: SkillShards,
-    tokenizer: str,
-    tokenizer_digest: str,
+    tokenizer: str | None,
+    tokenizer_digest: str | None,
     special_tokens: bool,
     ids: dict[str, Any] | None,
     kind: dict[str, Any],
@@ -297,15 +373,17 @@ def tokenize_shard(
 
     Args:
         shards: Shards of a skill, with a single shard.
-        tokenizer: File of the tokenizer.
-        tokenizer_digest: Digest of the file. Another tokenizer makes another task, so records are not reused for it.
+        tokenizer: File of the tokenizer, or None for token ids.
+        tokenizer_digest: Digest of the file, or None. Another tokenizer makes another task, so records are not reused for it.
         special_tokens: Whether the tokenizer adds its special tokens.
         ids: Form of the ids (`KeptIds`), or None for counts alone.
         kind: Kind of loss (`LossKind`), which determines the mask of answers.
         chat: Way to render the conversations of the samples, or None for their texts.
         out: Directory of the token set.
     """
-    shard = _Shard(shards, _kept_tokenizer(tokenizer, tokenizer_digest), special_tokens, LossKind(**kind), chat)
+    opened = None if tokenizer is None or tokenizer_digest is None else _kept_tokenizer(tokenizer, tokenizer_digest)
+    kept = None if ids is None else KeptIds(**ids)
+    shard = _Shard(shards, opened, special_tokens, LossKind(**kind), chat, None if kept is None else kept.num_ids)
     counts = np.empty(shard.num_rows, "<u4")
     number = shards.columns.number[0]
     place: dict[str, str] = {
@@ -315,22 +393,22 @@ def tokenize_shard(
     digests: dict[str, str | None] = {"ids_digest": None, "answers_digest": None, "checks_digest": None}
     with ExitStack() as stack:
         files: dict[str, tuple[Path, BinaryIO]] = {}
-        kinds = () if ids is None else ("ids.bin", "answers.bin") if shard.kind.masks else ("ids.bin",)
+        kinds = () if kept is None else ("ids.bin", "answers.bin") if shard.kind.masks else ("ids.bin",)
         for name in kinds:
             part = stack.enter_context(storage.writing(place[name]))
             files[name] = part, stack.enter_context(part.open("wb"))
         for start, encoded, answers in shard.encoded():
             counts[start : start + len(encoded)] = [len(row) for row in encoded]
-            if ids is not None:
-                files["ids.bin"][1].write(shard.flat(encoded, KeptIds(**ids)).tobytes())
-            if answers is not None and ids is not None:
+            if kept is not None:
+                files["ids.bin"][1].write(shard.flat(encoded, kept).tobytes())
+            if answers is not None and kept is not None:
                 files["answers.bin"][1].write(answers.tobytes())
             advance(start + len(encoded), shard.num_rows)
         checks = []
         for name, (part, file) in files.items():
-            assert ids is not None
+            assert kept is not None
             # The place for a separator after the last sample: an id, and a mark that the separator is learned.
-            last = np.zeros(1, id_dtype(ids["type"])) if name == "ids.bin" else np.ones(1, np.uint8)
+            last = np.zeros(1, id_dtype(kept.type)) if name == "ids.bin" else np.ones(1, np.uint8)
             file.write(last.tobytes())
             file.close()
             with part.open("rb") as written, mmap.mmap(written.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -353,15 +431,48 @@ def _names_in(shards: SkillShards, opened: OpenShard, start: int) -> Callable[[i
     return lambda index: f"{shards.name(0)}: sample {opened.sample(start + index).id!r}"
 
 
+def _ids(
+    tokenizer: "Tokenizer | None",
+    texts: Sequence[str],
+    num_kept_ids: int | None,
+    *,
+    special_tokens: bool,
+    name_of: Callable[[int], str],
+) -> list[list[int]]:
+    """Return the token ids of each text: by a tokenizer, or the ids that the texts are.
+
+    Args:
+        tokenizer: Tokenizer, or None for texts of ids.
+        texts: Texts to encode.
+        num_kept_ids: Number of ids of the vocabulary, or None if no ids are kept.
+        special_tokens: Whether the tokenizer adds its special tokens.
+        name_of: Function that names the text with a given index in an error.
+
+    Raises:
+        TokensError: A text cannot be encoded, or a text of ids has an id beyond the vocabulary.
+    """
+    if tokenizer is not None:
+        return encode(tokenizer, texts, special_tokens=special_tokens, name_of=name_of)
+    encoded = [ids_of_text(text) for text in texts]
+    for index, ids in enumerate(encoded):
+        if num_kept_ids is not None and (largest := max(ids)) >= num_kept_ids:
+            raise TokensError(
+                f"{name_of(index)} has the token id {largest:,} at position {ids.index(largest):,}, but the ids of the vocabulary are below "
+                f"{num_kept_ids:,}. Give a larger `vocab_size`, or tag the corpus with `vocab_size`, so that the tagging sets bad rows aside."
+            )
+    return encoded
+
+
 @dataclass(frozen=True)
 class _Shard:
     """The shard of a task with the way to tokenize its samples."""
 
     shards: SkillShards
-    tokenizer: "Tokenizer"
+    tokenizer: "Tokenizer | None"
     special_tokens: bool
     kind: LossKind
     chat: Chat | None
+    num_kept_ids: int | None
 
     @property
     def num_rows(self) -> int:
@@ -388,7 +499,12 @@ class _Shard:
             if spans is not None:
                 yield start, *self._masked(texts, spans, name_of)
             else:
-                yield start, encode(self.tokenizer, texts, special_tokens=self.special_tokens, name_of=name_of), None
+                special = self.special_tokens
+                yield (
+                    start,
+                    _ids(self.tokenizer, texts, self.num_kept_ids, special_tokens=special, name_of=name_of),
+                    None,
+                )
 
     def _answers(self, opened: OpenShard, row: int, text: str, name: str) -> list[Span]:
         """Return the answers of a row's text. Raise ObservationError with the name of the sample if the text has none."""
@@ -408,7 +524,11 @@ class _Shard:
     def _masked(
         self, texts: Sequence[str], spans: Sequence[Sequence[Span]], name_of: Callable[[int], str]
     ) -> tuple[list[list[int]], Bool[np.ndarray, " token"]]:
-        encoded = encode_with_offsets(self.tokenizer, texts, special_tokens=self.special_tokens, name_of=name_of)
+        if self.tokenizer is None:
+            ids_of = _ids(None, texts, self.num_kept_ids, special_tokens=False, name_of=name_of)
+            encoded = list(zip(ids_of, map(offsets_of_text, texts), strict=True))
+        else:
+            encoded = encode_with_offsets(self.tokenizer, texts, special_tokens=self.special_tokens, name_of=name_of)
         masks = [np.empty(0, bool)]
         masks += [answer_tokens(offsets, answers) for (_, offsets), answers in zip(encoded, spans, strict=True)]
         return [ids for ids, _ in encoded], np.concatenate(masks)
@@ -436,7 +556,7 @@ def _manifest(
     chat: Chat | None,
     parts: Sequence[SkillShards],
     records: Sequence[Record],
-) -> TokensManifest:
+) -> AnyTokens:
     columns: Mapping[tuple[str, str], dict[str, list[Any]]] = gathered(
         (
             ((part.skill, part.split), {"number": part.columns.number[0], **record})
@@ -468,6 +588,8 @@ def _manifest(
         "num_train": sum(skill.num_train for skill in skills),
         "num_holdout": sum(skill.num_holdout for skill in skills),
     }
+    if made_from["tokenizer"] is None:
+        return TokensManifest3(**fields)
     if chat is None:
         return TokensManifest(**fields)
     return TokensManifest4(**fields, chat=KeptChat(template=chat.template.digest, messages=chat.messages))

@@ -34,6 +34,7 @@ import numpy as np
 from skillshard import artefact, places, storage
 from skillshard.corpus import Corpus, CorpusReading
 from skillshard.corpus.members import members_record, parse_members, refuse_absent, suffixes_beside_texts
+from skillshard.corpus.token_ids import in_words
 from skillshard.errors import ShardError
 from skillshard.execution import Backend, OnStage, Record, run, shown
 from skillshard.merge_levels import Merge
@@ -247,6 +248,8 @@ def _make(
     if shard_bytes < 1:
         raise ShardError(f"`{shard_bytes=}`: give a positive size in bytes, such as 64_000_000.")
     reading = CorpusReading.from_json(tags.manifest.made_from["arguments"]["reading"])
+    if rules.parent is not None:
+        _refuse_other_form(rules.parent.shards, reading)
     made_from = {
         "command": "shard",
         "arguments": {
@@ -278,6 +281,16 @@ def _make(
             keep_unfinished_files=backend.array_part is not None,
         )
     return ShardSet.open(out)
+
+
+def _refuse_other_form(parent: ShardSet, reading: CorpusReading) -> None:
+    """Raise ShardError unless the new samples are texts or token ids as the samples of the parent are."""
+    before, now = parent.token_form, reading.token_form
+    if before != now:
+        raise ShardError(
+            f"the samples of {places.public(parent.root)} are {in_words(before)}, and the new samples are {in_words(now)}: readers treat all samples of "
+            "a shard set alike. Tag the new corpus with the fields and the `vocab_size` of the first corpus, or shard the new corpus by itself."
+        )
 
 
 def _write(

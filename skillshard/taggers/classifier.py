@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from skillshard.corpus import Sample
 from skillshard.errors import TagsError, first_line
@@ -35,6 +35,8 @@ class Classifier:
         batch_size: Number of texts of a forward pass.
         max_length: Number of tokens that the model reads of a text.
     """
+
+    reads_texts: ClassVar[bool] = True
 
     model: str
     files: dict[str, str]

@@ -60,6 +60,7 @@ from skillshard.taggers.tagger import (
     Tagger,
     Untagged,
     groups_of_rows,
+    refuse_token_ids,
 )
 from skillshard.tags import (
     MANIFEST,
@@ -119,11 +120,12 @@ def tag_corpus(
 
     Raises:
         CorpusError: A sample is bad. The message names the file, the line and the remedy. Or more rows are bad than `max_set_aside` allows.
-        TagsError: No sample could be tagged, or the tags have more than `MAX_SKILLS` skills.
+        TagsError: No sample could be tagged, the tags have more than `MAX_SKILLS` skills, or the tagger reads texts and the samples are token ids.
         StorageError: `out` holds another artefact or other files.
     """
     ceiling = Ceiling(max_set_aside)
     reading = corpus.reading(max_sample_bytes)
+    refuse_token_ids(tagger, reading)
     made_from: dict[str, Any] = {
         "command": "tag",
         "arguments": {

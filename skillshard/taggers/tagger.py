@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from skillshard.artefact import Work
 from skillshard.corpus import CorpusReading, Partition, Reason, Rejection, Sample
+from skillshard.corpus.token_ids import NEEDS_TEXTS
+from skillshard.errors import TagsError
 from skillshard.execution import Backend, OnStage, Record, Task, run
 from skillshard.taggers.ceiling import Ceiling, CeilingWatch
 
@@ -69,6 +71,21 @@ class RowwiseTagger(Tagger, Protocol):
     """
 
     is_rowwise: ClassVar[bool]
+
+
+@runtime_checkable
+class TextReader(Protocol):
+    """A tagger or finder that looks at the texts, so that samples of token ids have nothing for it to read."""
+
+    reads_texts: ClassVar[bool]
+
+
+def refuse_token_ids(tagger: "Tagger | Finder", reading: CorpusReading) -> None:
+    """Raise TagsError if a tagger reads texts, and the texts of a corpus are token ids."""
+    if isinstance(tagger, TextReader) and reading.token_form is not None:
+        raise TagsError(
+            f"Tagging by {tagger.name} needs texts, and the samples of the corpus are token ids. {NEEDS_TEXTS}"
+        )
 
 
 @dataclass(frozen=True)

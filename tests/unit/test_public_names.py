@@ -40,6 +40,7 @@ PUBLIC_NAMES = [
     "check_policy",
     "errors",
     "export_shards",
+    "ids_of_text",
     "learn_graph",
     "losses_from_batch",
     "losses_per_skill",

@@ -15,7 +15,7 @@ import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from skillshard import places, storage
 from skillshard.errors import TagsError
@@ -74,6 +74,8 @@ class Choice:
 class Embedding:
     """The finder that `embedding` makes."""
 
+    reads_texts: ClassVar[bool] = True
+
     encoder: Encoder | Unfitted
     choice: Choice
 
@@ -111,6 +113,8 @@ class Embedding:
 @dataclass(frozen=True)
 class KeptEmbeddings:
     """The finder that `kept_embeddings` makes."""
+
+    reads_texts: ClassVar[bool] = True
 
     tags: Tags
     model: SavedClusters
@@ -199,6 +203,8 @@ def _clustered(
 @dataclass(frozen=True)
 class KeptClusters:
     """The finder that `kept_clusters` makes."""
+
+    reads_texts: ClassVar[bool] = True
 
     model: SavedClusters
     encoder: Encoder

@@ -17,7 +17,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -116,6 +116,8 @@ class LossTagger:
         folder: Directory of the saved clusters.
         digest: Digest of model.json.
     """
+
+    reads_texts: ClassVar[bool] = True
 
     folder: str
     digest: str

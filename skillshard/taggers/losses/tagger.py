@@ -13,7 +13,7 @@ fitted on a sample; a second measure, `parts`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import orjson
@@ -59,6 +59,8 @@ DROP_SHARE = 0.1
 @dataclass(frozen=True)
 class LossFinder:
     """The finder that `loss_tagger` makes."""
+
+    reads_texts: ClassVar[bool] = True
 
     skills: int | Literal["auto"]
     skills_range: tuple[int, int] | None
