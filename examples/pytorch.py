@@ -1,6 +1,7 @@
 """Train in a single process with a plain PyTorch loop: python examples/pytorch.py --shards S --run-dir runs/pytorch --steps 100.
 
-Run the command again with more steps, and the training continues.
+Run the command again with more steps, and the training continues. With --log-dir the weights, shares, epochs and losses of the skills go to
+TensorBoard, over the draws: tensorboard --logdir logs.
 """
 
 import skillshard as ss
@@ -38,7 +39,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     os.replace(unfinished, path)
 
 
-def main(shards_at: Path, run: Path, steps: int) -> None:
+def main(shards_at: Path, run: Path, steps: int, log_dir: Path | None = None) -> None:
     shards = ss.ShardSet.open(shards_at)
     policy = ss.policies.chain(
         ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2), ss.policies.floor(0.01)
@@ -47,6 +48,11 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
     loader = DataLoader(MixedDataset(mixer), batch_size=BATCH, num_workers=2, collate_fn=collate)
     model = torch.nn.Embedding(256, 256, device=DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    writer = None
+    if log_dir is not None:
+        from torch.utils.tensorboard import SummaryWriter  # needs the package tensorboard
+
+        writer = SummaryWriter(str(log_dir))
 
     def report(step: int) -> None:
         with torch.no_grad():
@@ -55,6 +61,11 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
             )
         mixer.report(step, losses)
         print(step, {skill: f"{loss.mean:.3f} ± {loss.standard_error:.3f}" for skill, loss in losses.items()})
+        if writer is not None:
+            metrics = mixer.metrics(step=step)
+            for name, value in metrics.items():
+                writer.add_scalar(name, value, int(metrics["skillshard/draw"]))
+            writer.flush()
 
     checkpoint, step = run / "checkpoint.pt", 0
     if checkpoint.exists():
@@ -86,5 +97,6 @@ if __name__ == "__main__":
     parser.add_argument("--shards", type=Path, required=True, help="Directory of shards.")
     parser.add_argument("--run-dir", type=Path, required=True, help="Directory of the ledger and the checkpoints.")
     parser.add_argument("--steps", type=int, required=True, help="Optimizer steps of the whole training.")
+    parser.add_argument("--log-dir", type=Path, help="Directory of the files for TensorBoard. Default: no files.")
     arguments = parser.parse_args()
-    main(arguments.shards, arguments.run_dir, arguments.steps)
+    main(arguments.shards, arguments.run_dir, arguments.steps, arguments.log_dir)

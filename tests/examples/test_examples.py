@@ -202,6 +202,25 @@ def test_the_option_may_be_called_run_where_torchrun_does_not_take_it(shards: Sh
     assert ended.stdout.startswith("0 {")
 
 
+def test_the_plain_loop_writes_its_metrics_for_tensorboard_over_the_draws(shards: ShardSet, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for steps in (10, 20):
+        command = f"{commands('pytorch.py')[0]} --log-dir {tmp_path / 'logs'}"
+        check_run(run(command, shards, tmp_path / "run", steps), "pytorch.py", tmp_path / "run", steps)
+    events = EventAccumulator(str(tmp_path / "logs"))
+    events.Reload()
+    mixer_names = {
+        f"skillshard/{kind}/{skill}" for kind in ("weight", "share", "epochs", "loss") for skill in shards.skills
+    }
+    assert mixer_names <= set(events.Tags()["scalars"])
+    (skill, *_) = shards.skills
+    assert [event.step for event in events.Scalars(f"skillshard/loss/{skill}")] == [0, 320, 640]
+    losses = open_records(DirectoryLedger(tmp_path / "run")).observations
+    recorded = [record.losses[skill] for record in losses]
+    assert [event.value for event in events.Scalars(f"skillshard/loss/{skill}")] == pytest.approx(recorded)
+
+
 DOES_NOT_DIVIDE = "32 samples a step do not divide over 3 processes."
 
 
