@@ -32,7 +32,7 @@ from skillshard.shards.manifest import Edition, Layout, Manifest1, Manifest4, Ma
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet
 from skillshard.taggers.clusters.saved import Cluster, Cluster1, EncoderRecord, SavedClusters, TriedNumber, has_clusters
-from skillshard.tags import LeftOut, Tags, TagsSkill
+from skillshard.tags import LeftOut, Tags, TagsSetAside, TagsSkill
 
 
 class _Facts(BaseModel):
@@ -75,6 +75,9 @@ class TagsFacts(_Facts):
     num_parts: int
     set_aside: dict[str, int] = Field(description="reason -> number of rows")
     unread: dict[str, int] = Field(description="reason -> number of files of which the rest was not read")
+    set_aside_by: list[TagsSetAside] = Field(
+        description="rows of set_aside and unread by file, reason and field; empty for tags of version 1, which do not record files"
+    )
     left_out: LeftOut
     clusters: ClustersFacts | None = Field(description="null if the tags do not come from clusters")
 
@@ -344,6 +347,7 @@ def tags_facts(tags: Tags) -> TagsFacts:
         num_parts=len(manifest.parts),
         set_aside=manifest.set_aside,
         unread=manifest.unread,
+        set_aside_by=manifest.set_aside_by,
         left_out=manifest.left_out,
         clusters=_clusters_facts(SavedClusters.open(tags.folder)) if has_clusters(tags.folder) else None,
     )

@@ -16,6 +16,7 @@ from skillshard.execution import Backend
 from skillshard.export import FORMATS, export_shards
 from skillshard.merge_levels import plan_merges
 from skillshard.shards.read import ShardSet
+from skillshard.shards.tokens import write_tokens
 from skillshard.shards.write import append_shards, write_shards
 from skillshard.taggers.losses.saved import open_loss_tagger
 from skillshard.taggers.regroup import regroup_tags
@@ -24,6 +25,7 @@ from skillshard.verification import verify
 from tests.commands import works
 from tests.conftest import HERE, samples, tree, write_corpus
 from tests.remote.conftest import BUCKET, Through
+from tests.tokenizers_trained import EOS, byte_tokenizer
 from tests.unit.test_graph_learning import learn
 from tests.unit.test_loss_tagger import small_corpus, small_finder
 
@@ -90,6 +92,17 @@ def test_an_export_in_a_store_is_that_of_a_directory(
         export_shards(shards, out, format=format, file_bytes=300_000, workers=1)
     assert objects(store("E")) == tree(tmp_path / "E")
     assert export_shards(shards, store("E"), format=format, file_bytes=300_000).num_rows == shards.manifest.num_train
+
+
+def test_an_export_of_token_ids_in_a_store_is_that_of_a_directory(
+    shards: ShardSet, store: Callable[[str], str], tmp_path: Path
+) -> None:
+    tokens = write_tokens(shards, byte_tokenizer(["add carry"]), tmp_path / "T", backend=HERE)
+    for out in (store("E"), tmp_path / "E"):
+        export_shards(shards, out, format="megatron", tokens=tokens, separator=EOS, file_bytes=20_000, workers=1)
+    assert objects(store("E")) == tree(tmp_path / "E") and any(name.endswith(".idx") for name in objects(store("E")))
+    again = export_shards(shards, store("E"), format="megatron", tokens=tokens, separator=EOS, file_bytes=20_000)
+    assert again.num_rows == shards.manifest.num_train and verify(store("E"))[0] == []
 
 
 @pytest.mark.parametrize("copies", ["keep", "drop"])

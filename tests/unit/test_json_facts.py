@@ -123,6 +123,8 @@ def test_rows_that_were_set_aside_are_counted_by_reason(root: Path) -> None:
     for name in ("tags", "shards"):
         facts = json.loads(shown(root, name, "--json"))
         assert facts["set_aside"] == {"empty-text": 1} and facts["num_rows"] == 101
+    by_file = json.loads(shown(root, "tags", "--json"))["set_aside_by"]
+    assert by_file == [{"file": "bad.jsonl", "reason": "empty-text", "field": "text", "num_rows": 1}]
 
 
 def test_a_run_before_its_first_round_has_no_weights(root: Path, tmp_path: Path) -> None:
