@@ -235,7 +235,7 @@ SMALL: dict[str, object] = {
             "facts": {
                 "place": "runs/1", "skills": [], "losses": [], "shown_rounds": [0], "shown_reports": [], "round": 0, "num_draws": 10,
                 "num_rounds": 1, "num_observations": 0, "last_report": None, "waits_for": None, "alarms": [], "steerings": [], "resumes": [],
-                "generation": 0, "policy": "stratified", "unit": "samples", "seed": 0, "round_draws": 10, "lag": 1, "first_draw": 0, "earlier": [],
+                "generation": 0, "policy": "stratified", "unit": "samples", "seed": 0, "round_draws": 10, "lag": 1, "first_draw": 0, "earlier": [], "skipped": [],
             },
             "first_draw": 0, "num_rounds": 1, "num_reports": 0,
             "rounds": [{"round": 0, "first_draw": 0, "end_draw": 10, "new_reports": [], "observed_to": -1}],
