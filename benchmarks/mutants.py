@@ -81,7 +81,7 @@ NEAR = {
         "tests/property/test_order.py",
         "tests/property/test_repetition.py",
         "tests/golden/test_order.py",
-        "tests/property/test_packing.py -k tokens_before_a_draw",
+        "tests/property/test_packing_concat.py -k tokens_before_a_draw",
     ],
     "skillshard/mixing/packing.py": [
         "tests/property/test_packing.py",

@@ -12,6 +12,9 @@ process with its children, as a ratio to the bare gather measured just before.
 - The blend is like Megatron's: for each block a data set by weights, then the documents of the block from its .bin, by an index in memory.
 - LitData's TokensLoader reads contiguous blocks of one file, and so copies nothing for each sample. It knows no samples in the block.
 
+`--packings` measures the packings alone, in turns within one process: for each packing the tokens of samples per CPU-second as a ratio to
+`concat`, the share of fillers, and the share of samples that are cut.
+
 The last lines measure a resume in the middle of 10^9 tokens, whose files have holes in place of ids, and the speed of `write_tokens` against
 `encode_batch` on the same texts.
 """
@@ -28,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain, cycle, repeat
+from itertools import chain, cycle, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +142,10 @@ def ours(work: Path, block_tokens: int, workers: int, packing: str = "concat") -
 
 def skill(work: Path, block_tokens: int, workers: int) -> Iterator[int]:
     return ours(work, block_tokens, workers, "skill")
+
+
+def best_fit(work: Path, block_tokens: int, workers: int) -> Iterator[int]:
+    return ours(work, block_tokens, workers, "best-fit")
 
 
 def segments_of(work: Path, block_tokens: int) -> list[list[tuple[int, int, int, int]]]:
@@ -293,6 +300,7 @@ LOADERS: dict[str, tuple[str, Callable[[Path, int, int], Iterator[int]]]] = {
     "gather": ("bare gather of the same segments", gather),
     "ours": ("PackedTokens, weights changing every 4,096 draws", ours),
     "skill": ('PackedTokens, packing="skill", weights changing every 4,096 blocks', skill),
+    "best-fit": ('PackedTokens, packing="best-fit", weights changing every 4,096 draws', best_fit),
     "blend": ("blend like Megatron's, fixed weights", blend),
     "litdata": ("LitData TokensLoader, contiguous blocks, fixed weights", litdata),
 }
@@ -327,6 +335,62 @@ def _deliver(stream: Iterator[int], seconds: float) -> int:
         if time.perf_counter() > end:
             break
     return delivered
+
+
+PACKINGS = ("concat", "one", "skill", "best-fit")
+TURN_BATCHES = 64
+"""Number of batches of a turn of a packing: at least two rounds of blocks of 1,024 tokens."""
+
+
+def measure_packings(work: Path, block_tokens: int, turns: int) -> dict[str, dict[str, Any]]:
+    """Measure the packings in turns within this process, after a turn of warm-up.
+
+    Returns:
+        For each packing the tokens of samples per CPU-second of each turn, the share of fillers, and the share of samples with a cut.
+    """
+    _read_all(work / "tokens")
+    streams = {packing: _packed(work, block_tokens, packing) for packing in PACKINGS}
+    readers = {packing: stream.batches(BATCH) for packing, stream in streams.items()}
+    reports = {packing: Reports(stream) for packing, stream in streams.items()}
+    rates: dict[str, list[float]] = {packing: [] for packing in PACKINGS}
+    for turn in range(turns + 1):
+        for packing in PACKINGS:
+            tokens, started = 0, time.process_time()
+            for batch in islice(readers[packing], TURN_BATCHES):
+                tokens += batch.input_ids.size - int(batch._lengths[batch.segments.draw < 0].sum())
+                reports[packing].after(streams[packing].block)
+            if turn:
+                rates[packing].append(tokens / (time.process_time() - started))
+    return {packing: {"rates": rates[packing], **_quality(streams[packing])} for packing in PACKINGS}
+
+
+def _quality(packed: Any) -> dict[str, float]:
+    """Return the share of fillers and of cut samples among the blocks read so far."""
+    fillers, blocks_of_draw = 0, dict[int, int]()
+    for first in range(0, packed.block, BATCH):
+        batch = packed.batch(first, BATCH)
+        inside = batch.segments.draw >= 0
+        fillers += int(batch._lengths[~inside].sum())
+        for draw in batch.segments.draw[inside].tolist():
+            blocks_of_draw[draw] = blocks_of_draw.get(draw, 0) + 1
+    cut = sum(num > 1 for num in blocks_of_draw.values())
+    return {"fillers": fillers / (packed.block * packed.block_tokens), "cut": cut / len(blocks_of_draw)}
+
+
+def table_of_packings(results: dict[int, dict[str, Any]]) -> str:
+    lines = [
+        "| blocks of | packing | million tokens / CPU-s | ratio to concat (range) | fillers | samples in several blocks |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
+    for block_tokens, of_packing in results.items():
+        for packing, values in of_packing.items():
+            pairs = zip(values["rates"], of_packing["concat"]["rates"], strict=True)
+            ratios = [rate / concat for rate, concat in pairs]
+            lines.append(
+                f"| {block_tokens:,} | `{packing}` | {statistics.median(values['rates']) / 1e6:,.0f} | {statistics.median(ratios):.2f} "
+                f"({min(ratios):.2f} to {max(ratios):.2f}) | {values['fillers']:.2%} | {values['cut']:.1%} |"
+            )
+    return "\n".join(lines)
 
 
 def measure_writing(work: Path) -> dict[str, float]:
@@ -504,6 +568,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--only", nargs="*", choices=LOADERS, default=list(LOADERS))
+    parser.add_argument("--packings", action="store_true", help="measure the packings alone, side by side")
     parser.add_argument("--litdata", help="Python of an environment with litdata and torch")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--step", nargs=4, help=argparse.SUPPRESS)
@@ -515,18 +580,26 @@ def main() -> None:
             print("{}")
         elif verb == "resume":
             print(json.dumps(measure_resume(arguments.work)))
+        elif verb == "packings":
+            print(json.dumps(measure_packings(arguments.work, int(block_tokens), arguments.repeats)))
         elif verb == "writing":
             print(json.dumps(measure_writing(arguments.work)))
         else:
             print(json.dumps(measure(name, arguments.work, int(block_tokens), int(workers), arguments.seconds)))
         return
     prepare(arguments.work, arguments.samples)
-    common = ["--work", str(arguments.work), "--seconds", str(arguments.seconds)]
+    common = ["--work", str(arguments.work), "--seconds", str(arguments.seconds), "--repeats", str(arguments.repeats)]
 
     def step(verb: str, name: str, block_tokens: int = 0, workers: int = 0) -> dict[str, Any]:
         python = (arguments.litdata or sys.executable) if name == "litdata" else sys.executable
         return in_a_process(python, *common, "--step", verb, name, str(block_tokens), str(workers))
 
+    packings = {block_tokens: step("packings", "ours", block_tokens) for block_tokens in (1024, 4096)}
+    if arguments.packings:
+        print(table_of_packings(packings))
+        if arguments.out:
+            arguments.out.write_text(json.dumps({"machine": machine(), "packings": packings}, indent=2) + "\n")
+        return
     if "litdata" in arguments.only:
         print("litdata", step("prepare", "litdata"), file=sys.stderr)
     cases = [case for case in CASES if case[0] in {"gather", "ours", *arguments.only}]
@@ -540,11 +613,15 @@ def main() -> None:
     for folder in (MEMORY or Path(tempfile.gettempdir())).glob(f"{LEDGER_PREFIX}*"):
         shutil.rmtree(folder, ignore_errors=True)
     print(table(results))
+    print(table_of_packings(packings))
     print(f"write_tokens {writing['write_tokens'] / writing['encode_batch']:.2f} of encode_batch: {writing}")
     print(f"first batch after a resume at 10^9 tokens: {resumed}")
     if arguments.out:
         arguments.out.write_text(
-            json.dumps({"machine": machine(), "results": results, "writing": writing, "resume": resumed}, indent=2)
+            json.dumps(
+                {"machine": machine(), "results": results, "packings": packings, "writing": writing, "resume": resumed},
+                indent=2,
+            )
             + "\n"
         )
 

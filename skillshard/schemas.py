@@ -18,6 +18,7 @@ from skillshard.export import ExportManifest
 from skillshard.fitting.proposal import Proposal
 from skillshard.fitting.runs import RunsFile
 from skillshard.graph.skill_graph import GraphFile
+from skillshard.mixing.block_counts import BlocksRecord
 from skillshard.mixing.ledger import (
     GenerationRecord,
     HandoverRecord,
@@ -43,6 +44,7 @@ from skillshard.taggers.clusters.saved import ModelManifest, ModelManifest1
 from skillshard.tags import TagsManifest, TagsManifest1
 
 _MODELS: dict[str, Any] = {
+    "blocks-1": BlocksRecord,
     "chat-template-1": ChatTemplate,
     "clusters-1": ModelManifest1,
     "clusters-2": ModelManifest,

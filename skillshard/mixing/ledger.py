@@ -31,6 +31,7 @@ RUN = "run.json"
 OLDER_RUNS = tuple(f"skillshard/run/{version}" for version in range(1, 5))
 HANDOVER = "handover.json"
 PACKED = "packed.json"
+REMEDY = "Restore the file, resume from a checkpoint before it, or start a new ledger."
 RecordType = TypeVar("RecordType", bound="LedgerRecord")
 
 
@@ -735,8 +736,14 @@ def numbers_in(ledger: Ledger, folder: str) -> list[int]:
     return sorted(int(stem) for stem in stems if stem.isascii() and stem.isdigit() and f"{int(stem):08d}" == stem)
 
 
-def read_record(ledger: Ledger, name: str, kind: type[RecordType]) -> RecordType | None:
+def read_record(ledger: Ledger, name: str, kind: type[RecordType], *, remedy: str = REMEDY) -> RecordType | None:
     """Read and check a record.
+
+    Args:
+        ledger: Ledger of the record.
+        name: Name of the record.
+        kind: Type of the record.
+        remedy: Sentence that says how to mend a damaged record.
 
     Returns:
         The record, or None if no record has this name.
@@ -762,9 +769,9 @@ def read_record(ledger: Ledger, name: str, kind: type[RecordType]) -> RecordType
         if not isinstance(value, dict) or "checksum" not in value:
             raise StorageError(f"{name} has no checksum.")
     except ValidationError as error:
-        raise _damaged(ledger, name, canonical.first_fault(error)) from error
+        raise _damaged(ledger, name, canonical.first_fault(error), remedy) from error
     except StorageError as error:
-        raise _damaged(ledger, name, str(error)) from error
+        raise _damaged(ledger, name, str(error), remedy) from error
     return record
 
 
@@ -776,7 +783,5 @@ _EXTENDED: dict[type[LedgerRecord], dict[Any, type[LedgerRecord]]] = {
 """Kind of record -> schema -> kind with more fields, which a run has only if it uses them. All other runs keep their bytes."""
 
 
-def _damaged(ledger: Ledger, name: str, fault: str) -> LedgerError:
-    return LedgerError(
-        f"{ledger}/{name} is damaged: {fault.rstrip('.')}. Restore the file, resume from a checkpoint before it, or start a new ledger."
-    )
+def _damaged(ledger: Ledger, name: str, fault: str, remedy: str) -> LedgerError:
+    return LedgerError(f"{ledger}/{name} is damaged: {fault.rstrip('.')}. {remedy}")

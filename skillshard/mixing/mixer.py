@@ -878,8 +878,12 @@ class Mixer:
         last = self._last_round()
         return None if last is None else drawn_at(self._rounds.run, last, last.first_draw + last.num_draws)
 
+    def rounds_to_end(self) -> Iterator[RoundRecord] | None:
+        """Compute every round of the whole stream, or return None under the conditions of `length`. Nothing is written."""
+        return None if self.repeat == "epochs" or self.policy.reads_losses else self._rounds.to_end()
+
     def _last_round(self) -> RoundRecord | None:
-        if self.repeat == "epochs" or self.policy.reads_losses:
+        if self.rounds_to_end() is None:
             return None
         return memoized(self._last, 0, lambda _: self._rounds.last_round(), most=1)
 
@@ -1136,8 +1140,13 @@ def place_of_state(ledger: Ledger, state: Any) -> tuple[int, int | None]:
         state: State of a mixer, or state of a packed stream, which holds the state of its mixer.
 
     Raises:
-        LedgerError: The state is no state, or is a state of another run.
+        LedgerError: The state is no state, is a state of another run, or is a state of blocks that were packed by best-fit.
     """
+    if isinstance(state, Mapping) and state.get("packing") == "best-fit":
+        raise LedgerError(
+            "this state is of packing 'best-fit', whose blocks have samples from everywhere in their round, so no draw divides the seen samples from "
+            "the other samples: begin a new run, or give draw= at the end of a round that the model has seen."
+        )
     packed = state.get("mixer") if isinstance(state, Mapping) else None
     saved = _saved({**packed, "step": state.get("step")} if isinstance(packed, Mapping) else state)
     _check_saved(ledger, saved)

@@ -17,10 +17,12 @@ import numpy as np
 
 from skillshard.errors import LedgerError
 from skillshard.memo import memoized
+from skillshard.mixing.block_counts import faults_of_blocks
 from skillshard.mixing.counts import drawn_at, round_counts
 from skillshard.mixing.ledger import (
     HANDOVER,
     PACKED,
+    REMEDY,
     RUN,
     GenerationRecord,
     HandoverRecord,
@@ -50,7 +52,6 @@ RECORDS_KEPT = 4
 A reader moves from a round to the next round. With lag=1 a round uses the observation before the newest observation. So 4 records
 cover both with a margin.
 """
-REMEDY = "Restore the file, resume from a checkpoint before it, or start a new ledger."
 DECIDED_WITH_ANOTHER = "was decided with another observation than the ledger holds now: one of the two was changed."
 
 
@@ -482,13 +483,16 @@ def verify_ledger(ledger: Ledger) -> list[str]:
             used[number + 1] = observation.checksum
         faults += faults_of_steers(ledger, records.run)
         before: RoundRecord | None = None
+        checksums: dict[int, str] = {}
         for number, record in _all(records.rounds, faults):
+            checksums[number] = record.checksum
             if before is None or before.round == number - 1:
                 fault = steer_fault(ledger, records.run, record, before)
                 faults += [] if fault is None else [f"{ledger}/{records.rounds.name(number)} {fault} {REMEDY}"]
             before = record
             if record.num_observed and record.last_observation != used.get(record.num_observed):
                 faults.append(f"{ledger}/{records.rounds.name(number)} {DECIDED_WITH_ANOTHER}")
+        faults += faults_of_blocks(ledger, checksums)
     except LedgerError as error:
         return [str(error)]
     return list(dict.fromkeys(faults))

@@ -1,6 +1,6 @@
 """The token ids of the samples of a round: from the rows of the round to a table of stretches in the files of ids.
 
-The table of a window of draws is made at once, before the first of its blocks is read. A batch is then a part of the table, and one call
+The table of a window of a round is made at once, before the first of its blocks is read. A batch is then a part of the table, and one call
 of Arrow copies the tokens of the batch.
 """
 
@@ -97,11 +97,11 @@ def counts_of(plan: RoundPlan, tokens: Sequence[SkillTokens]) -> Int[np.ndarray,
 
 @dataclass(frozen=True)
 class IdTable:
-    """The segments of a window of draws: the tokens of each draw, cut at the ends of blocks.
+    """The segments of a window of a round: the tokens of each draw, cut at the ends of blocks.
 
     Attributes:
-        start, stop: First token of each segment, and the token after its last, counted from the first token of the stream.
-        end: Token after the last token of the window, counted in the same way.
+        start, stop: First place of each segment, and the place after its last, counted from the first place of the stream.
+        end: Place after the last place of the window, counted in the same way.
         draw: Draw of each segment, counted from the beginning of the stream.
         skill: Skill of each segment.
         is_last: Whether the segment ends with its draw. With a separator, the separator is its last token.
@@ -199,46 +199,6 @@ class RoundIds:
         return self.files.ids.copied(self._file[draws], self._start[draws], sizes, self.files.dtype)
 
     def table(
-        self, window: int, begins: Integer[np.ndarray, " draw"], *, first: int, first_draw: int, block_tokens: int
-    ) -> IdTable | None:
-        """Make the table of a window, or return None if its draws have no token.
-
-        Args:
-            window: Number of the window in the round.
-            begins: Beginning of the tokens of each draw of the round, counted from the round's first token, and the end of the last draw.
-            first, first_draw: First token and first draw of the round in the stream.
-            block_tokens: Number of tokens of a block.
-        """
-        draws = slice(window * WINDOW_DRAWS, min((window + 1) * WINDOW_DRAWS, len(begins) - 1))
-        begin, end = int(begins[draws.start]), int(begins[draws.stop])
-        if begin == end:
-            return None
-        first_cut = -(first + begin) % block_tokens + begin
-        cuts = np.concatenate([begins[draws], np.arange(first_cut, end, block_tokens)])
-        cuts.sort(kind="stable")  # a merge of two rising parts
-        # A draw without tokens begins where the next draw begins, or at the end of the window. So it has no beginning of its own.
-        start = cuts[np.append(cuts[1:], end) != cuts]
-        stop = np.append(start[1:], end)
-        draw = np.searchsorted(begins[draws.start + 1 : draws.stop + 1], start, side="right") + draws.start
-        return self._table(start, stop, end, draw, begins[draw], stop == begins[draw + 1], first, first_draw)
-
-    def table_of_draws(
-        self, window: int, sizes: Int[np.ndarray, " draw"], *, first: int, first_draw: int, block_tokens: int
-    ) -> IdTable:
-        """Make the table of a window if a block is one draw. Arguments are as in `table`.
-
-        Args:
-            sizes: Number of tokens of each draw of the round, separators included.
-        """
-        draw = np.arange(window * WINDOW_DRAWS, min((window + 1) * WINDOW_DRAWS, len(sizes)))
-        end = int(draw[-1] + 1) * block_tokens
-        draw = draw[sizes[draw] > 0]
-        start = draw * block_tokens
-        stop = start + np.minimum(sizes[draw], block_tokens)
-        is_last = sizes[draw] <= block_tokens
-        return self._table(start, stop, end, draw, start, is_last, first, first_draw)
-
-    def _table(
         self,
         start: Int[np.ndarray, " segment"],
         stop: Int[np.ndarray, " segment"],
@@ -246,10 +206,20 @@ class RoundIds:
         draw: Int[np.ndarray, " segment"],
         begin: Int[np.ndarray, " segment"],
         is_last: Bool[np.ndarray, " segment"],
+        *,
         first: int,
         first_draw: int,
     ) -> IdTable:
-        """Find the ids of segments. `begin` is the first token of the draw of each segment, counted from the round's first token."""
+        """Find the ids of the segments of a window. Places and draws are counted from the beginning of the round.
+
+        Args:
+            start, stop: First place of each segment, and the place after its last.
+            end: Place after the last place of the window.
+            draw: Draw of each segment.
+            begin: Place at which the draw of each segment would begin, if its tokens before the segment stood before the segment.
+            is_last: Whether the segment ends with its draw, the separator included.
+            first, first_draw: Number of places and of draws of the stream before the round.
+        """
         before = self._start[draw] - begin
         views, answer_views = self.files.views(self._file[draw], start + before, stop + before)
         return IdTable(

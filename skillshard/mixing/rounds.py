@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from multiprocessing import connection
 from typing import Any
 
@@ -21,6 +21,7 @@ from skillshard.loss import Loss, LossKind, MeasuredOn
 from skillshard.mixing.decision import decide, needed_draw
 from skillshard.mixing.interpreter_end import interpreter_ends
 from skillshard.mixing.ledger import (
+    REMEDY,
     RUN,
     Ledger,
     ObservationRecord,
@@ -32,7 +33,7 @@ from skillshard.mixing.ledger import (
     read_record,
     record_name,
 )
-from skillshard.mixing.records import DECIDED_WITH_ANOTHER, REMEDY, Records, records_to_resume
+from skillshard.mixing.records import DECIDED_WITH_ANOTHER, Records, records_to_resume
 from skillshard.mixing.steering import acting
 from skillshard.policies.policy import Policy, check_losses, overflows
 from skillshard.printable import counted
@@ -440,12 +441,18 @@ class Rounds:
 
     def last_round(self) -> RoundRecord:
         """Compute the last round of a stream that ends. The policy must read no losses. Nothing is written."""
+        for record in self.to_end():
+            last = record
+        return last
+
+    def to_end(self) -> Iterator[RoundRecord]:
+        """Compute every round of a stream that ends. The policy must read no losses. Nothing is written."""
         record: RoundRecord | None = None
         number = 0
         while record is None or record.num_draws == self.run.round_draws:
             record = self._decide(number, record)
+            yield record
             number += 1
-        return record
 
     def _put(self, record: RoundRecord) -> RoundRecord:
         """Put a round, or read the round that another process put first."""

@@ -93,22 +93,22 @@ class SkillRound:
 
     @property
     def first(self) -> int:
-        """Number of tokens of the stream before the round."""
+        """Number of places of the stream before the round."""
         return self.first_draw * self.unit.block_tokens
 
     @property
     def end(self) -> int:
-        """Number of tokens of the stream before the next round."""
+        """Number of places of the stream before the next round."""
         return self.first + len(self.skill) * self.unit.block_tokens
 
-    def draw_at(self, token: int) -> int:
-        """Return the draw of a token of the stream, counted from the beginning of the round."""
-        return (token - self.first) // self.unit.block_tokens
+    def draws_to(self, place: int) -> int:
+        """Return the number of draws of the stream with a token at this place or before."""
+        return place // self.unit.block_tokens + 1
 
-    def table_at(self, token: int, block_tokens: int) -> IdTable:
-        """Return the table of the window of draws that holds a token of the stream."""
-        assert block_tokens == self.unit.block_tokens
-        return memoized(self._tables, self.draw_at(token) // WINDOW_DRAWS, self._table, most=TABLES_KEPT)
+    def table_at(self, place: int) -> IdTable:
+        """Return the table of the window of draws that holds a place of the stream."""
+        draw = place // self.unit.block_tokens - self.first_draw
+        return memoized(self._tables, draw // WINDOW_DRAWS, self._table, most=TABLES_KEPT)
 
     def _table(self, window: int) -> IdTable:
         first = window * WINDOW_DRAWS

@@ -24,12 +24,19 @@ STEP_BLOCKS = 12
 
 
 def live_packed(
-    shards: str, counts: str, ledger: Path, *, step_blocks: int = STEP_BLOCKS, **arguments: Any
+    shards: str,
+    counts: str,
+    ledger: Path,
+    *,
+    step_blocks: int = STEP_BLOCKS,
+    packing: str = "concat",
+    **arguments: Any,
 ) -> PackedTokens:
-    """Make a packed stream with rounds of five draws for each block of a step, which is about 9 steps."""
-    opened = TokenSet.open(counts)
-    mixer = live_mixer(shards, ledger, step_draws=step_blocks, unit="tokens", tokens=opened, **arguments)
-    return PackedTokens(mixer, opened, block_tokens=6, separator=EOS, step_blocks=step_blocks)
+    """Make a packed stream with rounds of five draws for each block of a step, which is about 9 steps of concatenated draws."""
+    opened, blocks = TokenSet.open(counts), {"block_tokens": 6, "separator": EOS}
+    unit: dict[str, Any] = {"unit": "blocks", **blocks} if packing == "skill" else {"unit": "tokens"}
+    mixer = live_mixer(shards, ledger, step_draws=step_blocks, tokens=opened, **unit, **arguments)
+    return PackedTokens(mixer, opened, step_blocks=step_blocks, packing=packing, **blocks)
 
 
 class Source(NamedTuple):

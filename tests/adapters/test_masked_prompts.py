@@ -142,6 +142,51 @@ def test_blocks_learn_answers_and_separators_and_are_the_same_blocks(
     assert decode(learned) == "".join(f"{answer}<pad>" for answer in answers(texts))
 
 
+@pytest.mark.parametrize("packing", ["one", "best-fit"])
+def test_blocks_of_whole_samples_learn_the_answer_of_each_sample(
+    masked: tuple[ShardSet, TokenSet], tmp_path: Path, packing: str
+) -> None:
+    shards, counts = masked
+    tokens = write_tokens(shards, counts.tokenizer, tmp_path / "T", backend=HERE, answer_after=MARK)
+    stream = PackedTokens(mixer(shards, tmp_path / "run"), tokens, block_tokens=80, separator="<pad>", packing=packing)
+    texts = answers(stream.mixer.batch(0, 1000).text)
+    decode, learned = byte_tokenizer().decode, dict[int, str]()
+    for batch in stream.batches(7):
+        assert (batch.labels == np.where(batch.learned, batch.input_ids, -100)).all()
+        assert not batch.learned[batch.attention_mask == 0].any()
+        for draw in np.unique(batch.draw[batch.draw >= 0]).tolist():
+            learned[draw] = decode(batch.labels[(batch.draw == draw) & batch.learned])
+    assert learned == {draw: f"{text}<pad>" for draw, text in enumerate(texts)}
+
+
+def test_blocks_of_one_skill_learn_answers_and_separators(masked: tuple[ShardSet, TokenSet], tmp_path: Path) -> None:
+    shards, counts = masked
+    tokens = write_tokens(shards, counts.tokenizer, tmp_path / "T", backend=HERE, answer_after=MARK)
+    unit: dict[str, Any] = {"block_tokens": 17, "separator": "<pad>"}
+    blocks = Mixer(
+        shards,
+        stratified(),
+        ledger=tmp_path / "run",
+        round_draws=20,
+        unit="blocks",
+        tokens=tokens,
+        repeat="drop",
+        **unit,
+    )
+    stream = PackedTokens(blocks, tokens, packing="skill", **unit)
+    learned: dict[int, list[int]] = {number: [] for number in range(len(shards.skills))}
+    for batch in stream.batches(7):
+        for row, skill in enumerate(batch.skill[:, 0].tolist()):
+            learned[skill] += batch.labels[row][batch.learned[row]].tolist()
+    for number, skill in enumerate(stream.skills):
+        samples, order = shards.train[skill], blocks.orders[number]
+        rows = [(shard, row) for shard, own in order.read(0, order.num_samples).segments for row in own.tolist()]
+        texts = answers([samples.open_shard(shard).text(row) for shard, row in rows])
+        expected = byte_tokenizer()("".join(f"{text}<pad>" for text in texts))["input_ids"]
+        # Less than a block of 17 tokens is left out at the end of the epoch.
+        assert learned[number] == expected[: len(learned[number])] and len(expected) - len(learned[number]) < 17
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("dataset", [MixedDataset, WholeStream])
 def test_a_loader_masks_by_the_metadata_of_its_samples(

@@ -76,6 +76,36 @@ def test_a_loader_gives_the_same_blocks_for_any_number_of_workers(
     assert "fork" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("packing", ["one", "skill", "best-fit"])
+def test_every_packing_gives_the_same_blocks_through_two_workers_and_after_a_resume_with_another_number(
+    places: Places, tmp_path: Path, packing: str
+) -> None:
+    """The weights follow the reports."""
+
+    def opened(name: str) -> PackedTokens:
+        return live_packed(places.shards, places.counts, tmp_path / name, packing=packing)
+
+    expected = expected_items(opened("reference"), steps=20, step_items=STEP_BLOCKS, every_steps=2)
+    saved: dict[str, Any] = {}
+    for first, last, workers in ((0, 9, 2), (9, 16, 1), (16, 20, 0)):
+        stream = opened("run")
+        if first:
+            stream.load_state_dict(saved)
+        else:
+            measured(stream)
+        loader = DataLoader(
+            PackedDataset(stream), batch_size=STEP_BLOCKS, num_workers=workers, collate_fn=collate_blocks
+        )
+        for step, batch in zip(range(first + 1, last + 1), loader, strict=False):
+            assert batch["input_ids"].tolist() == expected[step - 1]
+            assert batch["block"].tolist() == list(range((step - 1) * STEP_BLOCKS, step * STEP_BLOCKS))
+            if step % 2 == 0:
+                stream.report(step, losses_at(step))
+        saved = stream.state_dict(step=last)
+    assert stream.mixer.round(0).weights != stream.mixer.round(2).weights
+    assert verify_ledger(DirectoryLedger(tmp_path / "run")) == []
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stateful_loader_goes_on_with_the_next_blocks(places: Places, tmp_path: Path, workers: int) -> None:
     seen: list[Any] = []

@@ -15,7 +15,7 @@ from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.weights_file import weigh
-from skillshard.policies import skill_it
+from skillshard.policies import skill_it, stratified
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import write_tokens
 from skillshard.shards.write import write_shards
@@ -90,7 +90,17 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     check("mixer-2", state)
     check("tokens-2", json.loads((tmp_path / "tokens" / "tokens.json").read_text()))
     check("packed-5", packed.state_dict(step=0))
+    whole = PackedTokens(
+        Mixer(shards, stratified(), ledger=tmp_path / "best-fit", round_draws=50),
+        counts,
+        block_tokens=64,
+        separator=EOS,
+        packing="best-fit",
+    )
+    whole.batch(0, 1)
+    check("packed-5", whole.state_at(1).model_dump(by_alias=True))
     for folder, name in (
+        ("best-fit/blocks", "blocks-1"),
         ("run/generations/00000000/observations", "observation-3"),
         ("run/generations/00000000/rounds", "round-2"),
         ("run/generations", "generation-1"),

@@ -1,9 +1,6 @@
-"""Every packing gives one stream for every reader, and blocks of one skill are the tokens of the skill in its order."""
+"""With packing="skill" the blocks of a skill are its tokens in its order, and the draws of the mixer are the blocks."""
 
-import itertools
-import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,36 +15,11 @@ from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.recorded import RecordedStream
 from skillshard.mixing.records import verify_ledger
 from skillshard.mixing.round_plan import order_round
-from skillshard.policies import Policy, fixed, stratified
-from skillshard.torch import PackedDataset
-from tests.property.test_packing import Counted, live, slow, train, uneven
+from skillshard.policies import fixed, stratified
+from tests.property.packed_streams import Counted, live, slow, stream_of, train
 from tests.tokenizers_trained import EOS
 
-__all__ = ["uneven"]
-PACKINGS = ("concat", "one", "skill")
 pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
-
-
-def stream_of(
-    uneven: Counted,
-    ledger: Path,
-    packing: str,
-    *,
-    block_tokens: int = 16,
-    separator: str | None = EOS,
-    policy: Policy | None = None,
-    special: bool = False,
-    **arguments: Any,
-) -> PackedTokens:
-    policy = policy or stratified()
-    tokens = uneven.special if special else uneven.plain
-    defaults: dict[str, Any] = {"round_draws": 60, "wait_s": 1.0}
-    if policy.reads_losses:
-        defaults["initial_losses"] = False
-    if packing == "skill":
-        defaults |= {"unit": "blocks", "tokens": tokens, "block_tokens": block_tokens, "separator": separator}
-    mixer = Mixer(uneven.shards, policy, ledger=ledger, **(defaults | arguments))
-    return PackedTokens(mixer, tokens, block_tokens=block_tokens, separator=separator, step_blocks=2, packing=packing)
 
 
 def epoch_tokens(stream: PackedTokens, skill: int, epoch: int) -> tuple[list[int], list[int]]:
@@ -158,69 +130,6 @@ def test_a_stream_of_blocks_of_one_skill_ends_with_a_full_block(
     assert rows == [tokens for _, tokens, _ in expected_blocks(stream, 1 << 30)]
     assert stream.length() == len(rows) and stream.holds(len(rows) - 1) and not stream.holds(len(rows))
     assert stream.draws_before(len(rows) + 7) == len(rows)
-
-
-@pytest.mark.parametrize("packing", PACKINGS)
-@given(split=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=3))
-@slow
-def test_any_split_over_ranks_and_workers_resumes_and_gives_the_one_stream(
-    packing: str, uneven: Counted, tmp_path_factory: pytest.TempPathFactory, split: list[tuple[int, int, int]]
-) -> None:
-    ledger, first = tmp_path_factory.mktemp("ledger"), 0
-    expected = stream_of(uneven, ledger, packing).batch(0, 300).input_ids
-    for world_size, batch_size, workers in split:
-        tokens_of: dict[int, list[int]] = {}
-        for rank, worker in itertools.product(range(world_size), range(workers)):
-            stream = stream_of(uneven, ledger, packing)
-            stream.load_state_dict(stream.state_at(first).model_dump(by_alias=True))
-            dataset = PackedDataset(stream, rank=rank, world_size=world_size)
-            for number in (worker, worker + workers):
-                items = dataset.at(np.arange(number * batch_size, (number + 1) * batch_size))
-                tokens_of |= {item["block"]: item["input_ids"].tolist() for item in items}
-        num = 2 * world_size * batch_size * workers
-        assert [tokens_of[block] for block in sorted(tokens_of)] == expected[first : first + num].tolist()
-        first += num
-
-
-@pytest.mark.parametrize("packing", PACKINGS)
-def test_a_packed_stream_resumes_at_every_block(packing: str, uneven: Counted, tmp_path: Path) -> None:
-    stream = stream_of(uneven, tmp_path, packing, round_draws=13)
-    expected = stream.batch(0, 65).input_ids.tolist()
-    states = [stream.state_at(block).model_dump(by_alias=True) for block in range(60)]
-    for block, state in enumerate(states):
-        other = stream_of(uneven, tmp_path, packing, round_draws=13)
-        other.load_state_dict(state)
-        batches = other.batches(2)
-        assert [*next(batches).input_ids.tolist(), *next(batches).input_ids.tolist()] == expected[block : block + 4]
-
-
-@pytest.mark.parametrize("packing", PACKINGS)
-@given(kills=st.lists(st.integers(1, 79), max_size=3), data=st.data())
-@slow
-def test_a_run_with_weights_that_change_and_kills_anywhere_gives_the_same_blocks(
-    packing: str,
-    uneven: Counted,
-    tmp_path_factory: pytest.TempPathFactory,
-    kills: list[int],
-    data: st.DataObject,
-) -> None:
-    def opened(ledger: Path) -> PackedTokens:
-        return stream_of(uneven, ledger, packing, policy=live(), round_draws=30)
-
-    whole = train(opened(tmp_path_factory.mktemp("ledger")), start=0, stop=80)
-    ledger, seen, saved = tmp_path_factory.mktemp("ledger"), list[list[int]](), None
-    for killed_at in [*sorted(kills), 80]:
-        stream, start = opened(ledger), 0
-        if saved is not None:
-            start = saved["step"]
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="resumed at draw", category=UserWarning)
-                stream.load_state_dict(saved)
-        seen = seen[: 2 * start] + train(stream, start=start, stop=killed_at)
-        saved = stream.state_dict(step=data.draw(st.integers(start, killed_at)))
-    assert seen == whole
-    assert verify_ledger(stream.mixer.ledger) == []
-    assert stream.mixer.round(0).weights != stream.mixer.round(2).weights
 
 
 def test_the_shares_of_blocks_are_the_weights_within_a_block(uneven: Counted, tmp_path: Path) -> None:

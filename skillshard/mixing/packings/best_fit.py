@@ -1,0 +1,190 @@
+"""`packing="best-fit"`: the draws of a round are packed into blocks so that no text is cut that fits a block, with few fillers.
+
+A round is the window of the packing (`fit.py`), so a block never reaches into the next round. The number of blocks of a round follows from its
+texts. So block b is found from the numbers of blocks of the rounds, which are kept beside the ledger (`mixing/block_counts.py`). A saved
+state has the number of consumed blocks of its round, so that a resume packs this round alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Int
+
+from skillshard.memo import memoized
+from skillshard.mixing.block_counts import BlocksRecord, keep_blocks, kept_blocks
+from skillshard.mixing.ledger import BlockUnit, RoundRecord
+from skillshard.mixing.packings.fit import Fit, fit, has_separator
+from skillshard.mixing.packings.packing import SampleDraws
+from skillshard.mixing.round_ids import TABLES_KEPT, WINDOW_DRAWS, IdTable, RoundIds
+from skillshard.mixing.round_plan import RoundPlan
+from skillshard.shards.token_set import SkillTokens
+
+
+@dataclass(frozen=True)
+class BestFitRound:
+    """A round whose draws are packed into blocks.
+
+    Attributes:
+        plan: Rows of the samples of the round.
+        first_draw: First draw of the round.
+        first_block: Number of blocks of the stream before the round.
+        counts: Number of tokens of each draw, without separators.
+        sizes: Number of tokens of each draw, with the separators that stand in a block.
+        blocks: Pieces of draws in the blocks of the round.
+        tokens: Tokens of each skill of the mix.
+        block_tokens: Number of tokens of a block.
+    """
+
+    plan: RoundPlan
+    first_draw: int
+    first_block: int
+    counts: Int[np.ndarray, " draw"]
+    sizes: Int[np.ndarray, " draw"]
+    blocks: Fit
+    tokens: Sequence[SkillTokens]
+    block_tokens: int
+    _tables: dict[int, IdTable] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def first(self) -> int:
+        """Number of places of the stream before the round."""
+        return self.first_block * self.block_tokens
+
+    @property
+    def end(self) -> int:
+        """Number of places of the stream before the next round."""
+        return self.first + self.blocks.num_blocks * self.block_tokens
+
+    @cached_property
+    def ids(self) -> RoundIds:
+        """Ids of the draws. The files are opened when the first block of the round is read."""
+        return RoundIds(self.plan, self.tokens)
+
+    def draws_to(self, place: int) -> int:
+        """Return the number of draws of the stream with a token in this block or before. Draws without tokens count as begun."""
+        block = place // self.block_tokens - self.first_block
+        num_without = len(self.sizes) - int(self.blocks.num_begun[-1])
+        return self.first_draw + num_without + int(self.blocks.num_begun[block])
+
+    def table_at(self, place: int) -> IdTable:
+        """Return the table of the window of blocks that holds a place of the stream. The first pieces of the blocks number the windows."""
+        piece = self.blocks.first_piece[place // self.block_tokens - self.first_block]
+        return memoized(self._tables, int(piece) // WINDOW_DRAWS, self._table, most=TABLES_KEPT)
+
+    def _table(self, window: int) -> IdTable:
+        length, bounds = self.block_tokens, self.blocks.first_piece
+        low, high = np.searchsorted(bounds[:-1], (window * WINDOW_DRAWS, (window + 1) * WINDOW_DRAWS)).tolist()
+        pieces = slice(*bounds[[low, high]].tolist())
+        draw, part = self.blocks.draw[pieces].astype(np.int64), self.blocks.part[pieces].astype(np.int64)
+        size = np.minimum(self.sizes[draw] - part * length, length)
+        before = np.cumsum(size) - size
+        num_pieces = np.diff(bounds[low : high + 1])
+        in_block = before - np.repeat(before[bounds[low:high] - bounds[low]], num_pieces)
+        start = np.repeat(np.arange(low, high) * length, num_pieces) + in_block
+        is_last = ((part + 1) * length >= self.sizes[draw]) & (self.sizes[draw] > self.counts[draw])
+        return self.ids.table(
+            start,
+            start + size,
+            high * length,
+            draw,
+            start - part * length,
+            is_last,
+            first=self.first,
+            first_draw=self.first_draw,
+        )
+
+
+@dataclass(frozen=True)
+class BestFit:
+    """The packing `best-fit`.
+
+    Attributes:
+        draws: As in `SampleDraws`.
+        unit: Blocks of the run, which name the records of the numbers of blocks.
+        is_dense: As in `Packing`.
+    """
+
+    draws: SampleDraws
+    unit: BlockUnit
+    is_dense: bool = False
+    _lengths: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def packed(self, number: int, first: int | None) -> BestFitRound | None:
+        """Return a round as places, as `Packing.packed` says."""
+        own = self.draws
+        plan = own.plan(number)
+        if plan is None:
+            return None
+        record = own.mixer.round(number)
+        first_block = self._blocks_before(number) if first is None else first // own.block_tokens
+        counts, sizes, blocks = self._fit(record, plan)
+        self._keep(record, first_block, blocks.num_blocks)
+        return BestFitRound(plan, record.first_draw, first_block, counts, sizes, blocks, own.tokens, own.block_tokens)
+
+    def places_before(self, number: int) -> int:
+        """Return the number of places before a decided round."""
+        return self._blocks_before(number) * self.draws.block_tokens
+
+    def places_to(self, number: int) -> int:
+        """Return the number of places up to the end of a decided round."""
+        return self._blocks_before(number + 1) * self.draws.block_tokens
+
+    def num_places(self) -> int | None:
+        """Return the number of places of the whole stream, or None under the conditions of `Mixer.length`.
+
+        The first call packs every round, at about a microsecond per draw.
+        """
+        rounds = self.draws.mixer.rounds_to_end()
+        if rounds is None:
+            return None
+        num_blocks = memoized(self._lengths, 0, lambda _: sum(map(self._num_blocks, rounds)), most=1)
+        return num_blocks * self.draws.block_tokens
+
+    def cut_draw(self) -> None:
+        """Return None: no block cuts a draw over the end of a round."""
+
+    def draws_per_block(self) -> float:
+        """Return the number of draws of a block in round 0."""
+        return self.draws.mixer.round(0).num_draws / max(1, self._blocks_before(1))
+
+    def _blocks_before(self, number: int) -> int:
+        """Count the blocks before a round, from the last round whose number was kept."""
+        mixer, known, num_blocks = self.draws.mixer, number, 0
+        while known:
+            blocks = kept_blocks(mixer.ledger, mixer.round(known - 1), self.unit)
+            if blocks is not None:
+                num_blocks = blocks.end_block
+                break
+            known -= 1
+        for missing in range(known, number):
+            record = mixer.round(missing)
+            num = self._num_blocks(record)
+            self._keep(record, num_blocks, num)
+            num_blocks += num
+        return num_blocks
+
+    def _num_blocks(self, record: RoundRecord) -> int:
+        if not record.num_draws:
+            return 0
+        blocks = kept_blocks(self.draws.mixer.ledger, record, self.unit)
+        return self._fit(record, self.draws.plan_of(record))[2].num_blocks if blocks is None else blocks.num_blocks
+
+    def _fit(
+        self, record: RoundRecord, plan: RoundPlan
+    ) -> tuple[Int[np.ndarray, " draw"], Int[np.ndarray, " draw"], Fit]:
+        own = self.draws
+        counts = own.counts(plan)
+        sizes = counts + has_separator(counts, own.block_tokens) if own.has_separator else counts
+        return counts, sizes, fit(sizes, own.block_tokens, "best-fit", own.mixer.seed, record.round)
+
+    def _keep(self, record: RoundRecord, first_block: int, num_blocks: int) -> None:
+        blocks = BlocksRecord(
+            round=record.round,
+            round_checksum=record.checksum,
+            unit=self.unit,
+            first_block=first_block,
+            num_blocks=num_blocks,
+        )
+        keep_blocks(self.draws.mixer.ledger, blocks, record)

@@ -1,0 +1,76 @@
+"""Packed streams over shards whose samples have from 0 to 90 tokens, for the tests of packings."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hypothesis import HealthCheck, settings
+
+from skillshard.graph.skill_graph import SkillGraph
+from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.packing import PackedTokens
+from skillshard.policies import Policy, chain, floor, skill_it, stratified
+from skillshard.shards.read import ShardSet
+from skillshard.shards.token_set import TokenSet
+from tests.tokenizers_trained import EOS
+
+SKILLS = ("add", "carry", "negate")
+PACKINGS = ("concat", "one", "skill", "best-fit")
+slow = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+class Counted(NamedTuple):
+    """Shards with counts without and with a special token before each sample."""
+
+    shards: ShardSet
+    plain: TokenSet
+    special: TokenSet
+
+
+def live() -> Policy:
+    return chain(skill_it(SkillGraph.chain(SKILLS), eta=1.0, window=2), floor(0.05))
+
+
+def losses_at(step: int) -> dict[str, float]:
+    return {skill: 2.0 / (1 + step * (number + 1) / 10) for number, skill in enumerate(SKILLS)}
+
+
+def stream_of(
+    uneven: Counted,
+    ledger: Path,
+    packing: str = "concat",
+    *,
+    block_tokens: int = 16,
+    separator: str | None = EOS,
+    policy: Policy | None = None,
+    special: bool = False,
+    step_blocks: int = 2,
+    **arguments: Any,
+) -> PackedTokens:
+    policy = policy or stratified()
+    tokens = uneven.special if special else uneven.plain
+    defaults: dict[str, Any] = {"round_draws": 60, "wait_s": 1.0}
+    if policy.reads_losses:
+        defaults["initial_losses"] = False
+    if packing == "skill":
+        defaults |= {"unit": "blocks", "tokens": tokens, "block_tokens": block_tokens, "separator": separator}
+    mixer = Mixer(uneven.shards, policy, ledger=ledger, **(defaults | arguments))
+    return PackedTokens(
+        mixer, tokens, block_tokens=block_tokens, separator=separator, step_blocks=step_blocks, packing=packing
+    )
+
+
+def ids_of(stream: PackedTokens, num_draws: int) -> list[list[int]]:
+    """Return the ids of the first draws, each text tokenized by itself, without separators."""
+    special = stream.tokens.manifest.special_tokens
+    texts = stream.mixer.batch(0, num_draws).text
+    return [stream.tokens.tokenizer.encode(text, add_special_tokens=special).ids for text in texts]
+
+
+def train(stream: PackedTokens, *, start: int, stop: int) -> list[list[int]]:
+    """Train steps start .. stop - 1, report after every fourth step, and return the tokens that were seen."""
+    seen = []
+    for step in range(start, stop):
+        seen += stream.batch(stream.state_dict(step=step)["block"], 2).input_ids.tolist()
+        if (step + 1) % 4 == 0:
+            stream.report(step + 1, losses_at(step + 1))
+    return seen
