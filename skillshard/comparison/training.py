@@ -6,6 +6,7 @@ needed("proxy", what="Training small models")  # before the imports that fail wi
 
 import contextlib
 import itertools
+import logging
 import secrets
 import shutil
 import statistics
@@ -25,6 +26,7 @@ from skillshard.errors import ComparisonError, ObservationError, RepetitionWarni
 from skillshard.execution import Record
 from skillshard.graph.trials import eval_steps
 from skillshard.loss import LossKind, answer_spans
+from skillshard.mixing.alarms import LOGGER
 from skillshard.mixing.ledger import Lag
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import Policy
@@ -174,7 +176,7 @@ def train_under(
         ProxyError: The training diverges.
     """
     recipe = training.recipe
-    with one_thread(), warnings.catch_warnings():
+    with one_thread(), _without_alarms(), warnings.catch_warnings():
         # The number of epochs is a result of a policy, and not news for every trial.
         warnings.simplefilter("ignore", RepetitionWarning)
         mixer = _mixer(policy, training, pace, seed=seed, ledger=ledger)
@@ -213,6 +215,20 @@ def train_under(
         num_rounds = -(-steps[-1] // pace.round_steps)
         weights = [mixer.round(number).weights for number in range(num_rounds)]
     return Trained(steps, losses, accuracies, weights, time.process_time() - began_s, evaluating_s)
+
+
+@contextlib.contextmanager
+def _without_alarms() -> Iterator[None]:
+    """Keep alarms out of the log. Every view of the ledger shows the alarms of a trial."""
+
+    def refuse(record: logging.LogRecord) -> bool:
+        return False
+
+    LOGGER.addFilter(refuse)
+    try:
+        yield
+    finally:
+        LOGGER.removeFilter(refuse)
 
 
 class _Done(Exception):

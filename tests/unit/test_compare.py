@@ -20,6 +20,7 @@ from skillshard.execution import Backend
 from skillshard.graph.edges import EdgeRule
 from skillshard.graph.learn import learn_graph
 from skillshard.graph.skill_graph import SkillGraph
+from skillshard.mixing.alarms import LOGGER
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import proportional, stratified
 from skillshard.proxy.device import Compute
@@ -234,6 +235,22 @@ def test_a_hugging_face_model_goes_on_from_its_weights(
     (tmp_path / "there" / "notes.txt").write_text("changed")
     with pytest.raises(ComparisonError, match=r"holds another comparison \(proxy.notes.txt"):
         compare(shards, tmp_path / "C", reading=ReadingChoice(proxy="there", window=16))
+
+
+def test_alarms_of_trials_stay_out_of_the_log(
+    shards: ShardSet, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = Mixer.report
+
+    def alarmed(*arguments: object, **named: object) -> None:
+        LOGGER.warning("an alarm")
+        report(*arguments, **named)  # type: ignore[arg-type]  # passed on
+
+    monkeypatch.setattr(Mixer, "report", alarmed)
+    compare(shards, tmp_path / "C", policies=POLICIES[:2])
+    assert not [record for record in caplog.records if record.name == "skillshard"]
+    LOGGER.warning("an alarm")
+    assert [record.message for record in caplog.records if record.name == "skillshard"] == ["an alarm"]
 
 
 def test_options_of_trainings_are_refused_with_finished_runs(shards: ShardSet, tmp_path: Path) -> None:
