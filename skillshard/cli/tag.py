@@ -109,6 +109,15 @@ def by_embedding(
             rich_help_panel=WHAT,
         ),
     ] = 0.0,
+    distance: Annotated[
+        str,
+        typer.Option(
+            "--distance",
+            metavar="cosine|euclidean",
+            help="Distance of k-means.",
+            rich_help_panel=WHAT,
+        ),
+    ] = "cosine",
     kept: Annotated[
         str | None,
         typer.Option(
@@ -199,7 +208,12 @@ def by_embedding(
         chosen_range = None if skills_range is None else parse_range(skills_range)
         if kept is not None:
             return taggers.kept_embeddings(
-                kept, skills=parse_skills(skills), skills_range=chosen_range, min_share=min_share, seed=seed
+                kept,
+                skills=parse_skills(skills),
+                skills_range=chosen_range,
+                min_share=min_share,
+                seed=seed,
+                distance=distance,
             )
         if encoder == "lexical":
             chosen: Any = taggers.lexical()
@@ -215,7 +229,12 @@ def by_embedding(
                 on_this_machine=nodes.are_local,
             )
         return taggers.embedding(
-            chosen, skills=parse_skills(skills), skills_range=chosen_range, min_share=min_share, seed=seed
+            chosen,
+            skills=parse_skills(skills),
+            skills_range=chosen_range,
+            min_share=min_share,
+            seed=seed,
+            distance=distance,
         )
 
     _tag(corpus, out, tagger, reading, files, nodes, is_auto=skills == "auto")

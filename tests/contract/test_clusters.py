@@ -49,6 +49,40 @@ def test_clusters_are_the_topics_and_are_named_by_their_words(root: Path) -> Non
         assert set(skill.split("-")) <= set(WORDS[topic].split())
 
 
+@pytest.mark.parametrize("takes_kept_embeddings", [False, True])
+def test_euclidean_clusters_are_means_and_score_by_squared_distances(
+    takes_kept_embeddings: bool, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A sample smaller than the corpus, so that steps over all rows run too.
+    monkeypatch.setattr(kmeans, "MIN_SAMPLE", 60)
+    monkeypatch.setattr(kmeans, "POINTS_PER_CLUSTER", 1)
+    kept = ("--from", root / "E") if takes_kept_embeddings else ()
+    command = ("tag", "embedding", root / "C", *BY, *CUT, "--skills", 5, "--distance", "euclidean", *kept)
+    works(*command, "--out", tmp_path / "T")
+    model, tags = taggers.SavedClusters.open(tmp_path / "T"), Tags.open(tmp_path / "T")
+    assert not model.clusters.spherical
+    assert compare(tags, "meta.topic").nmi > 0.95
+    rows = [row for part in range(len(tags.manifest.parts)) for row in tags.rows(part)]
+    vectors = np.concatenate([np.load(path) for path in sorted((tmp_path / "T" / "embeddings").glob("*.npy"))])
+    for number, name in enumerate(model.names):
+        members = [place for place, row in enumerate(rows) if row.skill == name]
+        points = vectors[members].astype(np.float64)
+        np.testing.assert_allclose(model.clusters.centroids[number], points.mean(axis=0), atol=1e-3)
+        distances = ((points - model.clusters.centroids[number]) ** 2).sum(axis=1)
+        np.testing.assert_allclose([rows[place].score for place in members], distances, atol=1e-5)
+    # New samples of saved clusters meet the same distance.
+    works("tag", "reuse", root / "C", "--clusters", tmp_path / "T", *BY, *CUT, "--out", tmp_path / "R")
+    again = Tags.open(tmp_path / "R")
+    assert [row.skill for part in range(len(again.manifest.parts)) for row in again.rows(part)] == [
+        row.skill for row in rows
+    ]
+
+
+def test_a_distance_that_does_not_exist_is_one_sentence(root: Path, tmp_path: Path) -> None:
+    sentence = fails("tag", "embedding", root / "C", "--skills", 5, "--distance", "euclid", "--out", tmp_path / "T")
+    assert sentence == "--distance euclid is unknown (did you mean 'euclidean'?): give 'cosine' or 'euclidean'."
+
+
 def test_a_number_of_skills_that_is_asked_for_is_found_and_its_curve_kept(root: Path, tmp_path: Path) -> None:
     works(
         "tag", "embedding", root / "C", *BY, *CUT, "--skills", "auto", "--skills-range", "2:12", "--out", tmp_path / "E"

@@ -29,6 +29,7 @@ TAGGERS: dict[str, Build] = {
     "lexical clusters": lambda base: taggers.embedding(taggers.lexical(), skills=5, seed=1),
     "lexical clusters fitted on few": lambda base: taggers.embedding(taggers.lexical(sample_size=50), skills=4),
     "balanced clusters": lambda base: taggers.embedding(taggers.lexical(), skills=7, min_share=0.05),
+    "euclidean clusters": lambda base: taggers.embedding(taggers.lexical(), skills=5, distance="euclidean"),
     "a number of clusters that is found": lambda base: taggers.embedding(
         taggers.lexical(), skills="auto", skills_range=(2, 9)
     ),

@@ -50,26 +50,33 @@ def fit_clusters(
     skills_range: tuple[int, int],
     min_share: float,
     seed: int,
+    spherical: bool,
     covers_all: bool,
 ) -> Fitted:
     """Fit clusters on the sample, then refine the clusters by steps over all rows, unless the sample `covers_all` rows."""
     folder, done = search.work.scratch("fit"), search.work.scratch("fit", "tried.json")
     if not storage.exists(done):
         fitted = choose_clusters(
-            sample.points, skills, skills_range, seed=seed, min_share=min_share, on_stage=search.on_stage
+            sample.points,
+            skills,
+            skills_range,
+            seed=seed,
+            spherical=spherical,
+            min_share=min_share,
+            on_stage=search.on_stage,
         )
         storage.write_array(places.join(folder, CENTROIDS), fitted.clusters.centroids)
         # This file comes last: its existence says that the centroids are complete.
         storage.write_bytes(done, canonical.to_json([[choice.num_clusters, choice.score] for choice in fitted.tried]))
     tried = [kmeans.Choice(num, score) for num, score in storage.read_json(done)]
-    clusters = _unbalanced(storage.load_array(places.join(folder, CENTROIDS)))
+    clusters = _unbalanced(storage.load_array(places.join(folder, CENTROIDS)), spherical)
     for step in range(0 if covers_all else STEPS_OVER_ALL):
         clusters = _step_over_all(search, files, clusters, step)
     return Fitted(clusters, tuple(tried))
 
 
-def _unbalanced(centroids: Float[np.ndarray, "cluster dim"]) -> Clusters:
-    return Clusters(centroids, np.zeros(len(centroids), np.float32), True)
+def _unbalanced(centroids: Float[np.ndarray, "cluster dim"], spherical: bool) -> Clusters:
+    return Clusters(centroids, np.zeros(len(centroids), np.float32), spherical)
 
 
 def choose_clusters(
@@ -179,6 +186,7 @@ def _step_over_all(search: Search, files: Sequence[str], clusters: Clusters, ste
         {
             "vectors": place,
             "centroids": places.join(folder, CENTROIDS),
+            "spherical": clusters.spherical,
             "place": places.join(folder, f"{index:06d}.npz"),
         }
         for index, place in enumerate(files)
@@ -193,11 +201,11 @@ def _step_over_all(search: Search, files: Sequence[str], clusters: Clusters, ste
     return kmeans.moved(clusters, sums, counts)
 
 
-def step_partition(vectors: str, centroids: str, place: str) -> Record:
+def step_partition(vectors: str, centroids: str, spherical: bool, place: str) -> Record:
     """Add up and count the rows of each cluster in one partition, for a step of k-means."""
     from threadpoolctl import threadpool_limits
 
-    clusters = _unbalanced(storage.load_array(centroids))
+    clusters = _unbalanced(storage.load_array(centroids), spherical)
     sums, counts = np.zeros(clusters.centroids.shape), np.zeros(clusters.num_clusters, np.int64)
     with threadpool_limits(1):
         for _, points in vector_chunks(vectors):

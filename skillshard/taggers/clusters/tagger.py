@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from skillshard import places, storage
-from skillshard.errors import TagsError
+from skillshard.errors import TagsError, did_you_mean
 from skillshard.extras import needed
 from skillshard.taggers.clusters import kmeans
 from skillshard.taggers.clusters.description import describe_clusters, record_of
@@ -48,6 +48,8 @@ from skillshard.taggers.rows import count_rows, read_rows
 from skillshard.taggers.tagger import Finder, RowTagger, Search, Tag
 from skillshard.tags import Tags
 
+DISTANCES = ("cosine", "euclidean")
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -57,6 +59,7 @@ class Choice:
     skills_range: tuple[int, int] | None
     min_share: float
     seed: int
+    distance: str = "cosine"
 
     def range_of(self, num_samples: int) -> tuple[int, int]:
         """Return the smallest and the largest number of clusters that "auto" tries on a corpus."""
@@ -67,6 +70,8 @@ class Choice:
         arguments: dict[str, Any] = {"skills": self.skills}
         if self.skills == "auto":
             arguments["skills_range"] = None if self.skills_range is None else list(self.skills_range)
+        if self.distance != "cosine":  # tags by cosine have the manifest of the time before there was a choice
+            arguments["distance"] = self.distance
         return {**arguments, "min_share": self.min_share, "seed": self.seed}
 
 
@@ -193,6 +198,7 @@ def _clustered(
         skills_range=skills_range,
         min_share=choice.min_share,
         seed=choice.seed,
+        spherical=choice.distance == "cosine",
         covers_all=len(sample.points) == num_samples,
     )
     clusters, records = assign_balanced(search, files, sample, fitted.clusters, min_share=choice.min_share)
@@ -253,8 +259,9 @@ def embedding(
     skills_range: tuple[int, int] | None = None,
     min_share: float = 0.0,
     seed: int = 0,
+    distance: str = "cosine",
 ) -> Finder:
-    """Tag by clusters of embeddings. The score is the distance to the centroid of the cluster, 1 - cosine, in [0, 2].
+    """Tag by clusters of embeddings. The score is the distance to the centroid of the cluster.
 
     Args:
         encoder: Encoder of the texts, `lexical()` or `sentence_encoder(NAME)`.
@@ -263,12 +270,14 @@ def embedding(
             at most 256.
         min_share: Smallest share of the samples that a cluster may have.
         seed: Seed for sampling and for the k-means starts.
+        distance: "cosine": spherical k-means, and a score of 1 - cosine, in [0, 2]. "euclidean": Euclidean k-means, and a score that is the
+            squared Euclidean distance.
 
     Raises:
         TagsError: An argument is out of range.
         ExtraError: scikit-learn, SciPy or threadpoolctl is not installed.
     """
-    return Embedding(encoder, _choice(skills, skills_range, min_share, seed))
+    return Embedding(encoder, _choice(skills, skills_range, min_share, seed, distance))
 
 
 def kept_embeddings(
@@ -278,6 +287,7 @@ def kept_embeddings(
     skills_range: tuple[int, int] | None = None,
     min_share: float = 0.0,
     seed: int = 0,
+    distance: str = "cosine",
 ) -> Finder:
     """Tag by new clusters of the embeddings beside finished tags of the same corpus. No text is encoded again.
 
@@ -287,12 +297,13 @@ def kept_embeddings(
         skills_range: Smallest and largest number of clusters that "auto" tries, as for `embedding`.
         min_share: Smallest share of the samples that a cluster may have.
         seed: Seed for sampling and for the k-means starts.
+        distance: As for `embedding`. The embeddings may have been clustered by the other distance before.
 
     Raises:
         TagsError: An argument is out of range, or no embeddings lie beside the tags.
         ExtraError: scikit-learn, SciPy or threadpoolctl is not installed.
     """
-    choice = _choice(skills, skills_range, min_share, seed)
+    choice = _choice(skills, skills_range, min_share, seed, distance)
     opened = Tags.open(tags)
     if not has_embeddings(opened.folder) or not has_clusters(opened.folder):
         raise TagsError(
@@ -302,7 +313,13 @@ def kept_embeddings(
     return KeptEmbeddings(opened, SavedClusters.open(opened.folder), choice)
 
 
-def _choice(skills: int | Literal["auto"], skills_range: tuple[int, int] | None, min_share: float, seed: int) -> Choice:
+def _choice(
+    skills: int | Literal["auto"],
+    skills_range: tuple[int, int] | None,
+    min_share: float,
+    seed: int,
+    distance: str,
+) -> Choice:
     needed("cluster", what="Tagging by clusters")
     kmeans.refuse_range(skills_range)
     if skills != "auto" and skills < 2:
@@ -310,7 +327,9 @@ def _choice(skills: int | Literal["auto"], skills_range: tuple[int, int] | None,
     # The limit that depends on the number of skills comes in `kmeans.fit`, because "auto" chooses the number later.
     if not 0 <= min_share < 0.5:
         raise TagsError(f"`{min_share=}`: give the least share of a skill, from 0 to below 0.5.")
-    return Choice(skills, skills_range, min_share, seed)
+    if distance not in DISTANCES:
+        raise TagsError(f"`{distance=}` is unknown{did_you_mean(distance, DISTANCES)}: give 'cosine' or 'euclidean'.")
+    return Choice(skills, skills_range, min_share, seed, distance)
 
 
 def kept_clusters(model: SavedClusters, encoder: Encoder) -> Finder:
