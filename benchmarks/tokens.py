@@ -364,7 +364,7 @@ def measure_packings(work: Path, block_tokens: int, turns: int) -> dict[str, dic
     return {packing: {"rates": rates[packing], **_quality(streams[packing])} for packing in PACKINGS}
 
 
-def _quality(packed: Any) -> dict[str, float]:
+def _quality(packed: Any) -> dict[str, float | None]:
     """Return the share of fillers and of cut samples among the blocks read so far."""
     fillers, blocks_of_draw = 0, dict[int, int]()
     for first in range(0, packed.block, BATCH):
@@ -373,8 +373,10 @@ def _quality(packed: Any) -> dict[str, float]:
         fillers += int(batch._lengths[~inside].sum())
         for draw in batch.segments.draw[inside].tolist():
             blocks_of_draw[draw] = blocks_of_draw.get(draw, 0) + 1
-    cut = sum(num > 1 for num in blocks_of_draw.values())
-    return {"fillers": fillers / (packed.block * packed.block_tokens), "cut": cut / len(blocks_of_draw)}
+    cut = sum(num > 1 for num in blocks_of_draw.values()) / len(blocks_of_draw)
+    # With "skill" a draw is a block, so the draws of the segments do not tell samples apart.
+    is_sample = packed.packing != "skill"
+    return {"fillers": fillers / (packed.block * packed.block_tokens), "cut": cut if is_sample else None}
 
 
 def table_of_packings(results: dict[int, dict[str, Any]]) -> str:
@@ -386,9 +388,10 @@ def table_of_packings(results: dict[int, dict[str, Any]]) -> str:
         for packing, values in of_packing.items():
             pairs = zip(values["rates"], of_packing["concat"]["rates"], strict=True)
             ratios = [rate / concat for rate, concat in pairs]
+            cut = "not counted" if values["cut"] is None else f"{values['cut']:.1%}"
             lines.append(
                 f"| {block_tokens:,} | `{packing}` | {statistics.median(values['rates']) / 1e6:,.0f} | {statistics.median(ratios):.2f} "
-                f"({min(ratios):.2f} to {max(ratios):.2f}) | {values['fillers']:.2%} | {values['cut']:.1%} |"
+                f"({min(ratios):.2f} to {max(ratios):.2f}) | {values['fillers']:.2%} | {cut} |"
             )
     return "\n".join(lines)
 
