@@ -1,6 +1,5 @@
 """`skillshard compare`: policies on the user's shards, or finished runs, with a verdict for each policy."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 from skillshard.bars import Bars
 from skillshard.cli.groups import grouped
 from skillshard.cli.options import ChosenSkills, Nodes, ProxyDevice, ProxyTexts, choose_skills, measured_shards
+from skillshard.cli.report import NUM_LINES
 from skillshard.cli.values import parse_duration, parse_local_out, place_on_all_nodes
 from skillshard.cli.verb import HOW, TRAINING, WHAT, WHERE, Verb
 from skillshard.cli.words import Running, in_options
@@ -33,7 +33,7 @@ def compare(
             "--out",
             parser=parse_local_out,
             metavar="DIRECTORY",
-            help="Directory of the trials, of compare.json and of compare.png. Required with a shard set.",
+            help="Directory of the trials, compare.json, compare.png and report.html. Required with a shard set.",
         ),
     ] = None,
     *,
@@ -151,8 +151,10 @@ def compare(
     from skillshard.comparison.finished import compare_runs
     from skillshard.comparison.show import draw_comparison_of_policies, show_comparison
     from skillshard.loss import parse_reduction
+    from skillshard.report.history import report_facts
+    from skillshard.report.page import page_of
     from skillshard.shards.read import ShardSet
-    from skillshard.storage import exists
+    from skillshard.storage import exists, write_bytes
 
     if len(inputs) > 1 or exists(f"{inputs[0].rstrip('/')}/run.json"):
         Verb.given.refuse(
@@ -165,7 +167,7 @@ def compare(
         if out is not None:
             refuse_nested(out, inputs)
             result.save(out / "compare.json")
-        runs = shlex.join(inputs)
+        runs = inputs
     else:
         from skillshard.comparison.compare import compare_policies
 
@@ -197,8 +199,10 @@ def compare(
                 on_estimate=lambda sentence: bars.say(in_options(sentence)),
                 on_stage=bars.stage,
             )
-        runs = f"{shlex.quote(str(out / 'runs'))}/*"
+        runs = sorted(map(str, (out / "runs").iterdir()))
     show_comparison(result)
     if out is not None:
         draw_comparison_of_policies(result, out / "compare.png")
-        typer.echo(f"Picture: {out / 'compare.png'}. All runs on a page: skillshard report {runs} --out report.html")
+        page = page_of(report_facts(runs, beside=out), num_lines=NUM_LINES)
+        write_bytes(out / "report.html", page.encode())
+        typer.echo(f"Picture: {out / 'compare.png'}. All runs on a page: {out / 'report.html'}.")

@@ -9,6 +9,9 @@ from skillshard.bars import Bars
 from skillshard.cli.output import write_new
 from skillshard.cli.verb import Verb
 
+NUM_LINES = 8
+"""Number of skills that charts show, if the user names no number."""
+
 
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Directories of the ledgers of runs.")],
@@ -30,7 +33,7 @@ def report(
         typer.Option(
             "--skills", metavar="N", min=1, max=24, help="Number of skills that charts show. The table shows all."
         ),
-    ] = 8,
+    ] = NUM_LINES,
 ) -> None:
     """Write the history of runs as one page: weights, losses, shares, epochs, alarms and changes, side by side.
 

@@ -8,6 +8,7 @@ read and checked. A long history is thinned to rounds at equal distances.
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -107,13 +108,18 @@ class ReportFacts(_Part):
 
 
 def report_facts(
-    runs: Sequence[str | os.PathLike[str]], *, graphs: Sequence[str | os.PathLike[str]] = ()
+    runs: Sequence[str | os.PathLike[str]],
+    *,
+    graphs: Sequence[str | os.PathLike[str]] = (),
+    beside: str | os.PathLike[str] | None = None,
 ) -> ReportFacts:
     """Collect the facts of a report.
 
     Args:
         runs: Directories of the ledgers, at least one.
         graphs: Files of the graphs that policies of the runs use. A ledger holds the digest of a graph alone.
+        beside: Directory of the report. The places of runs inside the directory are written relative to the directory, so that a copy
+            of the directory has the same report.
 
     Raises:
         LedgerError: A place holds no run, a run has no rounds, or a record is damaged.
@@ -127,7 +133,14 @@ def report_facts(
         raise GraphError(
             f"no policy of these runs uses the graph {name_some(unused)}: the policies name other digests. Give the file that the run was started with."
         )
-    return ReportFacts(runs=histories)
+    return ReportFacts(runs=[_placed(history, beside) for history in histories])
+
+
+def _placed(history: RunHistory, beside: str | os.PathLike[str] | None) -> RunHistory:
+    if beside is None or not PurePath(history.facts.place).is_relative_to(beside):
+        return history
+    place = str(PurePath(history.facts.place).relative_to(beside))
+    return history.model_copy(update={"facts": history.facts.model_copy(update={"place": place})})
 
 
 class _Stretch(NamedTuple):

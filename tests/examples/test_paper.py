@@ -32,7 +32,7 @@ def test_the_page_runs_in_miniature_up_to_a_verdict(tmp_path: Path) -> None:
         "skill_stratified:graph.json",
         "skill_it:graph.json,eta=0.8,window=3,reduce=mean",
     ]
-    assert (tmp_path / "report.html").exists()
+    assert (tmp_path / "out" / "spanish-qg" / "compared" / "report.html").exists()
 
 
 def test_the_script_refuses_an_unknown_experiment_and_shows_its_commands(tmp_path: Path) -> None:

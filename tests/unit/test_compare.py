@@ -211,6 +211,10 @@ def test_a_target_need_not_be_among_the_trained_skills(shards: ShardSet, tmp_pat
     command = ("compare", shards.root, "--policy", "stratified", "--policy", "temperature:tau=2", "--skills", "add")
     works(*command, "--target", "carry", *options, "--workers", 1, "--out", tmp_path / "C")
     assert json.loads((tmp_path / "C" / "compare.json").read_text())["skills"] == ["carry"]
+    page = (tmp_path / "C" / "report.html").read_text()
+    assert "4 training runs" in page and str(tmp_path / "C") not in page, "the page may move with its directory"
+    works(*command, "--target", "carry", *options, "--workers", 1, "--out", tmp_path / "D")
+    assert (tmp_path / "D" / "report.html").read_text() == page
 
 
 def test_a_hugging_face_model_goes_on_from_its_weights(
