@@ -33,7 +33,7 @@ from skillshard.errors import LedgerError, LengthError, PolicyError, SkillshardE
 from skillshard.index_order import Fault, Reader, RequestedBatch, next_request
 from skillshard.loss import MeasuredOn
 from skillshard.mixing.mixer import Batch, Mixer
-from skillshard.mixing.packed_batch import PackedBatch
+from skillshard.mixing.packed_batch import BLOCK_COLUMNS, PackedBatch
 from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.round_plan import Places
 from skillshard.mixing.stream import BLOCKS, DRAWS, Stream, StreamWords
@@ -134,10 +134,6 @@ class PackedTensors(TypedDict, total=False):
     draw: torch.Tensor
     skill: torch.Tensor
     skill_tokens: torch.Tensor
-
-
-BLOCK_COLUMNS = ("block", "input_ids", "labels", "skill_tokens")
-"""Columns of a batch of blocks if a loader asks for no others."""
 
 
 class Blocks(Sequence[PackedItem]):

@@ -75,6 +75,12 @@ DRAWS_AHEAD, ROUNDS_AHEAD = 1 << 16, 8
 
 Loaders read ahead by workers x prefetched batches, which is less. To read a draw, the mixer decides all rounds up to the draw.
 """
+LIVE_STEPS_AHEAD, LIVE_DRAWS_AHEAD = 64, 1 << 12
+"""Largest distance for lag="live" and a policy that reads losses, in optimizer steps, or in draws if `step_draws` is unknown.
+
+A round that is decided early is decided without the losses that are still to come. So a look at a far draw must not decide the rounds before.
+Workers x prefetched batches are fewer steps.
+"""
 MOST_ROUNDS = 1 << 20
 """Maximal number of rounds that `Mixer.round` decides in a call. A mistyped number ends in an error and not in a loop of hours."""
 
@@ -919,7 +925,23 @@ class Mixer:
         pairs = np.frombuffer(shards, np.int64).reshape(-1, 2).tolist()
         return Maps([self._train[skill].open_shard(shard).data for skill, shard in pairs])
 
-    def _refuse_far(self, number: int, most: int) -> None:
+    def refuse_far(self, number: int, *, place: str | None = None) -> None:
+        """Refuse a round that lies so far ahead that no reader of the stream in order needs the round.
+
+        Args:
+            number: Number of the round.
+            place: What was asked for, as the beginning of the sentence. None: the first draw of the round.
+
+        Raises:
+            PolicyError: The round lies too far beyond the newest decided round. No round is decided.
+        """
+        ahead = DRAWS_AHEAD
+        if self.lag == "live" and self.reads_losses:
+            step_draws = self.clock.step_size
+            ahead = LIVE_DRAWS_AHEAD if step_draws is None else LIVE_STEPS_AHEAD * step_draws
+        self._refuse_far(number, max(ROUNDS_AHEAD, ahead // self.round_draws), place)
+
+    def _refuse_far(self, number: int, most: int, place: str | None = None) -> None:
         """Raise PolicyError for a round more than `most` rounds beyond the newest decided round."""
         # Counting the rounds lists a folder. The rounds in memory spare the listing while a loader reads on.
         if self._rounds.records.rounds.newest_in_memory + most >= number:
@@ -928,8 +950,9 @@ class Mixer:
         newest = self._rounds.decided(num_rounds - 1) if num_rounds else None
         has_ended = newest is not None and newest.num_draws < self.round_draws
         if number >= num_rounds + most and not has_ended:
+            asked = place or f"draw {self.run.first_draw_of(number):,}"
             raise PolicyError(
-                f"draw {self.run.first_draw_of(number):,} is in round {number:,}, and the newest decided round is {num_rounds - 1:,}: a look so far "
+                f"{asked} is in round {number:,}, and the newest decided round is {num_rounds - 1:,}: a look so far "
                 f"ahead would decide {number - num_rounds + 1:,} rounds. Read the stream in order, or decide the rounds by mixer.round(number)."
             )
 
@@ -970,7 +993,7 @@ class Mixer:
             return None
 
     def _begun(self, number: int) -> RoundRecord:
-        self._refuse_far(number, max(ROUNDS_AHEAD, DRAWS_AHEAD // self.round_draws))
+        self.refuse_far(number)
         record = self._rounds.round(number)
         if not record.num_draws:
             raise EndOfStream(f"the stream ends before round {number}.")

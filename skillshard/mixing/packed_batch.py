@@ -15,6 +15,21 @@ from jaxtyping import Bool, Int, Int32
 from skillshard.loss import IGNORE
 from skillshard.printable import counted
 
+BLOCK_COLUMNS = ("block", "input_ids", "labels", "skill_tokens")
+"""Columns of a batch of blocks if a loader asks for no others."""
+COLUMNS = (
+    *BLOCK_COLUMNS,
+    "learned",
+    "attention_mask",
+    "position_ids",
+    "segment_ids",
+    "draw",
+    "skill",
+    "cu_seqlens",
+    "max_seqlen",
+)
+"""Columns of a batch of blocks that a loader may ask for."""
+
 
 @dataclass(frozen=True)
 class Segments:

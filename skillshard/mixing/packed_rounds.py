@@ -40,11 +40,13 @@ class PackedRounds:
         """Find the round that holds a place of the stream. Return None beyond the end of the stream."""
         # The cheapest way first: a round in memory, then the next round, then a search in the ledger, then rounds that the
         # ledger does not have yet, which are decided one after the other.
-        for packed in self._in_memory.values():
+        # A copy of the values, because another thread may add a round in the meantime.
+        for packed in list(self._in_memory.values()):
             if packed.first <= place < packed.end:
                 return packed
         if place < self.begin.block * self.block_tokens + self.begin.left:
             return self._packed(CUT)
+        self._refuse_far(place)
         candidate = self._next_to(place) or self._resumed_round(place)
         if candidate is None or not candidate.first <= place < candidate.end:
             candidate = self._packed(self._number_at(place))
@@ -54,7 +56,7 @@ class PackedRounds:
 
     def _next_to(self, place: int) -> TokenRound | None:
         """Return the round after the last round in memory that ends before a place. A reader that reads on needs no search."""
-        read = [number for number, packed in self._in_memory.items() if packed.end <= place]
+        read = [number for number, packed in list(self._in_memory.items()) if packed.end <= place]
         return self._packed(max(read) + 1) if read else None
 
     def _resumed_round(self, place: int) -> TokenRound | None:
@@ -64,6 +66,26 @@ class PackedRounds:
             return None
         packed = self._packed(number)
         return packed if packed is None or place < packed.end else self._packed(number + 1)
+
+    def _refuse_far(self, place: int) -> None:
+        """Raise PolicyError for a place so far ahead that no reader in order asks for the place. Only round 0 may be decided."""
+        newest = max(list(self._in_memory), default=CUT)
+        last = self._in_memory.get(newest)
+        # A reader that reads on needs no count of the rounds, which lists a folder.
+        if last is not None and place < 2 * last.end - last.first:
+            return
+        if self._resumed is not None:
+            known, end = self._resumed  # a state has named a place, so no round is packed to count its places
+        else:
+            known = self.mixer.num_rounds
+            end = self.packing.places_to(known - 1) if known else self.begin.block * self.block_tokens
+        # As many blocks as a round has draws are near enough. The usual reader needs no further count.
+        if place - end <= self.mixer.round_draws * self.block_tokens:
+            return
+        draws = (place - end) / self.block_tokens * self.packing.draws_per_block()
+        # Half the estimate, because the weights and the lengths of the samples change from round to round.
+        number = known + int(draws / (2 * self.mixer.round_draws))
+        self.mixer.refuse_far(number, place=f"block {place // self.block_tokens:,}")
 
     def _number_at(self, place: int) -> int:
         """Find the last round of the ledger that begins at a place or before."""
@@ -79,7 +101,7 @@ class PackedRounds:
         if packed is not None:
             self._in_memory[number] = packed
             if len(self._in_memory) > RECORDS_KEPT:
-                del self._in_memory[min(self._in_memory)]
+                self._in_memory.pop(min(list(self._in_memory)), None)
         return packed
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Grain's own DataLoader reads the stream: in one order for any workers, with its own checkpoint, in any number of threads."""
 
 import itertools
+import json
 import pickle
 import subprocess
 import sys
@@ -15,11 +16,15 @@ import numpy as np
 import pytest
 
 from skillshard.errors import LedgerError, PolicyError
-from skillshard.grain import MixedSource
+from skillshard.grain import MixedSource, PackedSource
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.packed_batch import BLOCK_COLUMNS, COLUMNS
+from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import stratified
 from skillshard.shards.read import ShardSet
-from tests.adapters.trainers import expected_texts, live_mixer, losses_at, measured_mixer
+from skillshard.torch import PackedDataset, PackedTensors
+from tests.adapters.packed_trainer import Source
+from tests.adapters.trainers import expected_items, expected_texts, live_mixer, losses_at, measured, measured_mixer
 from tests.conftest import REPOSITORY
 
 BATCH = 8
@@ -153,7 +158,7 @@ def test_a_reader_that_would_lose_or_repeat_samples_gets_a_sentence(shards: Shar
         with pytest.raises(IndexError, match=r"the records are 0 to 124,999,999"):
             source[index]
     mixer.load_state_dict(mixer.state_dict(step=5))
-    with pytest.raises(PolicyError, match=r"asks MixedSource for draw 0, and the mixer was resumed at draw 40"):
+    with pytest.raises(PolicyError, match=r"asks MixedSource for draw 0, and the stream was resumed at draw 40"):
         next(iter(loader(source)))
     assert source[5]["draw"][0] == 40
 
@@ -205,3 +210,88 @@ def test_a_program_ends_at_once_although_grains_threads_wait_for_losses(shards: 
     ended = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=REPOSITORY)
     assert (ended.returncode, ended.stdout) == (0, "0\n"), ended.stderr
     assert time.monotonic() - begun < 200
+
+
+# --- packed blocks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [1, 8])
+def test_grains_checkpoint_goes_on_with_the_next_batch_of_blocks(blocks: Source, tmp_path: Path, stop: int) -> None:
+    expected = expected_items(blocks.stream(tmp_path / "reference", step_items=BATCH), steps=14, step_items=BATCH)
+    seen, saved, names = [], b"", set()
+    for start, end in [(0, stop), (stop, 14)]:
+        packed = measured(blocks.stream(tmp_path / "run", step_items=BATCH))
+        assert isinstance(packed, PackedTokens)
+        source = PackedSource(packed, num_blocks=14 * BATCH, batch_size=BATCH)
+        names.add(repr(source))
+        iterator = iter(loader(source))
+        if saved:
+            state = pickle.loads(saved)
+            assert len(json.dumps(state["packed"])) < 1000
+            packed.load_state_dict(state["packed"])
+            iterator.set_state(state["iterator"])
+        for step, batch in zip(range(start + 1, end + 1), iterator, strict=False):
+            seen.append(batch["input_ids"].tolist())
+            assert batch["block"].tolist() == list(range((step - 1) * BATCH, step * BATCH))
+            if step % 5 == 0:
+                packed.report(step, losses_at(step))
+            if step == end:
+                saved = pickle.dumps({"packed": packed.state_dict(step=step), "iterator": iterator.get_state()})
+    assert seen == expected
+    assert len(names) == 1
+
+
+def test_workers_threads_and_shards_of_grain_read_the_same_blocks(blocks: Source, tmp_path: Path) -> None:
+    packed = blocks.stream(tmp_path, step_items=BATCH, policy=stratified())
+    assert isinstance(packed, PackedTokens)
+    source = PackedSource(packed, num_blocks=15 * BATCH, batch_size=BATCH, columns=("input_ids", "cu_seqlens"))
+    expected = [packed.batch(first, BATCH).input_ids.tolist() for first in range(0, 15 * BATCH, BATCH)]
+    for workers, num_shards in [(0, 3), (2, 1)]:
+        ranks = [
+            [batch["input_ids"].tolist() for batch in loader(source, workers, shard, num_shards)]
+            for shard in range(num_shards)
+        ]
+        assert [batch for together in zip(*ranks, strict=True) for batch in together] == expected
+    copy = pickle.loads(pickle.dumps(source))  # rounds in memory are not copied
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(3):
+            reads = [threads.submit(lambda: [copy[step]["input_ids"].tolist() for step in range(15)]) for _ in range(8)]
+            assert all(read.result() == expected for read in reads)
+
+
+def test_a_record_of_blocks_without_a_batch_size_is_a_block(blocks: Source, tmp_path: Path) -> None:
+    packed = blocks.stream(tmp_path, step_items=BATCH, policy=stratified())
+    assert isinstance(packed, PackedTokens)
+    source = PackedSource(packed, num_blocks=40)
+    record = source[7]
+    assert (len(source), record["block"], sorted(record)) == (40, 7, sorted(BLOCK_COLUMNS))
+    assert record["input_ids"].tolist() == packed.batch(7, 1).input_ids[0].tolist()
+    packed.load_state_dict(packed.state_dict(step=2))
+    assert source[16]["block"] == 16
+    with pytest.raises(PolicyError, match=r"PackedSource for block 0, and the stream was resumed at block 16"):
+        PackedSource(packed, num_blocks=40, batch_size=4)[0]
+
+
+def test_a_packed_stream_that_does_not_fit_is_refused_and_a_far_block_decides_nothing(
+    blocks: Source, tmp_path: Path
+) -> None:
+    assert set(COLUMNS) == set(PackedTensors.__annotations__)
+    packed = blocks.stream(tmp_path / "run", step_items=BATCH, policy=stratified())
+    assert isinstance(packed, PackedTokens)
+    with pytest.raises(PolicyError, match=r"PackedSource\(num_blocks=\.\.\.\)"):
+        PackedSource(packed)
+    with pytest.raises(PolicyError, match=r"'input_id' is no column of a batch of blocks.*did you mean 'input_ids'"):
+        PackedSource(packed, num_blocks=40, columns=("input_id",))
+    with pytest.raises(
+        PolicyError, match=r"'cu_seqlens' describes the blocks of a batch: give PackedSource\(batch_size"
+    ):
+        PackedSource(packed, num_blocks=40, columns=("cu_seqlens",))
+    source = PackedSource(packed, num_blocks=10**9, batch_size=BATCH)
+    packed.batch(0, 1)
+    begun = packed.mixer.num_rounds
+    for look in (lambda: source[10**7], lambda: packed.batch(10**8, 1), lambda: PackedDataset(packed)[10**8]):
+        with pytest.raises(PolicyError, match=r"^block \d+0,000,000 is in round .*a look so far ahead would decide"):
+            look()
+    with pytest.raises(PolicyError, match="read by its indices, and not item by item"):
+        next(iter(source))
+    assert packed.mixer.num_rounds == begun

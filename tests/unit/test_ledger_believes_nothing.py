@@ -595,6 +595,16 @@ def test_a_look_at_a_far_draw_decides_nothing(shards: ShardSet, tmp_path: Path, 
     assert mixer.num_rounds == 0
 
 
+def test_a_look_far_ahead_decides_no_round_of_a_live_policy(shards: ShardSet, tmp_path: Path) -> None:
+    """Each of these rounds would be decided without the losses that are still to come."""
+    mixer = build(shards, tmp_path, lag="live")
+    mixer.report(0, GOOD)
+    with pytest.raises(PolicyError, match=r"draw 6,400 is in round 100, .*a look so far ahead would decide 101 rounds"):
+        mixer.at(np.array([6400]))
+    assert mixer.num_rounds == 0
+    assert len(mixer.batch(0, 64 * 3).text) == 192
+
+
 @pytest.mark.parametrize(("repeat", "expected"), [("epochs", None), ("stop", 90), ("drop", 524), ("cap:3", 3 * 524)])
 def test_the_length_of_a_stream_is_known_where_it_has_one(
     shards: ShardSet, tmp_path: Path, repeat: str, expected: int | None
