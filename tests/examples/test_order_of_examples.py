@@ -20,10 +20,13 @@ from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import open_records, verify_ledger
 from skillshard.shards.read import ShardSet
 from tests.conftest import REPOSITORY
-from tests.examples.test_examples import EXAMPLES, QUIET
+from tests.examples.test_examples import EXAMPLES as ALL_EXAMPLES
+from tests.examples.test_examples import OWN_CORPUS, QUIET
 
 pytestmark = pytest.mark.long
 
+EXAMPLES = [name for name in ALL_EXAMPLES if name not in OWN_CORPUS]
+"""Scripts that train on given shards."""
 ONE_RUN = {"ddp.py", "lightning_trainer.py", "plain_numpy.py"}
 """Scripts with equal policy, seed and rounds. The ledger takes their runs for the same run."""
 

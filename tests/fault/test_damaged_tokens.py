@@ -174,6 +174,7 @@ def test_an_id_that_does_not_fit_the_type_on_disk_is_never_cut(uneven: ShardSet,
             False,
             {"type": "uint16", "num_ids": 3},
             {},
+            None,
             str(tmp_path / "T"),
         )
     assert not list((tmp_path / "T").rglob("*.bin"))
