@@ -91,6 +91,17 @@ def test_every_page_stands_in_the_navigation_of_the_site() -> None:
     assert [page for page in pages if page not in re.findall(r"[\w/.-]+\.md", navigation)] == []
 
 
+def test_no_page_links_to_a_document_outside_of_the_site() -> None:
+    """The site copies a linked file of the repository. A copied document would be a page without a place in the navigation."""
+    links = [
+        (path.name, link)
+        for path in DOCS.rglob("*.md")
+        for link in re.findall(r"\]\(([^)\s#:]+\.md)(?:#[^)\s]*)?\)", path.read_text())
+        if not (path.parent / link).resolve().is_relative_to(DOCS)
+    ]
+    assert links == []
+
+
 def test_the_tree_of_the_code_names_every_file_and_folder() -> None:
     named = set(re.findall(r"`(?:\w+/)?([\w.]+/?)`", (DOCS / "tree.md").read_text()))
     inside = {path.name + "/" * path.is_dir() for path in (REPOSITORY / "skillshard").iterdir()}
