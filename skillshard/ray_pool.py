@@ -193,6 +193,8 @@ class RayPool:
                 # Ray may abort the process if the answer of a cancelled task arrives while the connection ends.
                 if self._running:
                     ray.wait(list(self._running), num_returns=len(self._running), timeout=5.0, fetch_local=False)
+            # The tasks of a killed command run on for a while beside the tasks of this command, and write their shares again.
+            storage.remove(*map(self._share_place, self._nodes_at_begin))
 
     def _kill(self, actors: list[Any]) -> None:
         import ray

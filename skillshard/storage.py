@@ -481,12 +481,13 @@ def at_once(function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
         return list(threads.map(function, items))
 
 
-def remove(place: str | os.PathLike[str]) -> None:
-    """Delete a file. A missing file is no error."""
-    if places.is_remote(place):
-        uploads.delete([os.fspath(place)])
-    else:
-        places.local_path(place).unlink(missing_ok=True)
+def remove(*files: str | os.PathLike[str]) -> None:
+    """Delete files. A missing file is no error."""
+    if remote := [os.fspath(place) for place in files if places.is_remote(place)]:
+        uploads.delete(remote)
+    for place in files:
+        if not places.is_remote(place):
+            places.local_path(place).unlink(missing_ok=True)
 
 
 def remove_tree(place: str | os.PathLike[str]) -> None:
