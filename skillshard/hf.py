@@ -299,7 +299,7 @@ def causal_lm_loss(model: nn.Module, tokenizer: Any, *, max_tokens: int, special
             without gradients.
         tokenizer: Hugging Face tokenizer, which needs no padding token.
         max_tokens: Number of tokens read of a text, as in `causal_lm_collator`.
-        special_tokens: Whether the tokenizer adds its special tokens to texts with answers. False for `rendered_chats`, which have them already.
+        special_tokens: Whether the tokenizer adds its special tokens to texts with answers. False for `rendered_chats`, whose texts hold the special tokens already.
     """
     device = next(model.parameters()).device  # of the first parameter: a sharded model takes its input there
 
