@@ -74,7 +74,7 @@ def rounds_of(shards: ShardSet, fields: tuple[str, ...], *, whole: bool) -> Call
             batch = mixer.batch(first, BATCH)
             assert list(batch.fields) == list(fields)
             if whole:
-                mixer.metas(mixer.find(batch.draw))
+                mixer.samples.metas(mixer.find(batch.draw))
 
     return read
 

@@ -16,7 +16,7 @@ if sys.platform == "win32":
 
 _HOMES = {
     "Backend": "skillshard.execution",
-    "Batch": "skillshard.mixing.mixer",
+    "Batch": "skillshard.mixing.batch",
     "BatchLosses": "skillshard.batch_losses",
     "Compute": "skillshard.proxy.device",
     "Corpus": "skillshard.corpus",

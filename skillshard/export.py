@@ -190,7 +190,7 @@ class Draws:
             # Texts are read in groups of bounded size, because some texts have megabytes.
             for chosen in _bounded((places_of_draws.end - places_of_draws.start).astype(np.int64)):
                 own = mixer.find(draws[chosen])
-                batch, metas = mixer.cut(own), mixer.metas(own)
+                batch, metas = mixer.samples.cut(own), mixer.samples.metas(own)
                 rows = zip(own.draw.tolist(), batch.fields["id"], batch.skill, batch.text, metas, strict=True)
                 for draw, identity, skill, text, meta in rows:
                     yield {"draw": draw, "id": identity, "skill": skill, "text": text, "meta": meta}

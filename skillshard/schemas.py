@@ -31,9 +31,9 @@ from skillshard.mixing.ledger import (
     SteeredRoundRecord,
     SteerRecord,
 )
-from skillshard.mixing.mixer import MixerState
 from skillshard.mixing.packing import PackedState
 from skillshard.mixing.policy_schema import PolicyFile
+from skillshard.mixing.state import MixerState
 from skillshard.mixing.weights_file import WeightsFile
 from skillshard.pipeline import Pipeline
 from skillshard.report.facts import Facts

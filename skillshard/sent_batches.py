@@ -50,7 +50,7 @@ class SentBatch(Mapping[str, Any]):
         stream: Stream of the batch.
         key: Key of the stream, from `register`.
         places: Places of the texts.
-        fields: Fields of the samples, from `Mixer.fields_at`.
+        fields: Fields of the samples, from `Samples.fields_at`.
     """
 
     def __init__(self, stream: Mixer, key: str, places: Places, fields: Mapping[str, list[Any]]) -> None:
@@ -58,7 +58,7 @@ class SentBatch(Mapping[str, Any]):
 
     @cached_property
     def _values(self) -> Mapping[str, Any]:
-        return self._stream.cut(self._places, fields=self._fields).columns()
+        return self._stream.samples.cut(self._places, fields=self._fields).columns()
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -87,4 +87,4 @@ def received(key: str, places: Places, fields: Mapping[str, list[Any]]) -> Mappi
             "make the loader, or the mixer of that loader is gone. A worker pickled its batch for the process of its loader alone. Pickle "
             "the batches that the loader hands out, or in a collate_fn of your own dict(collate(items)), which holds the texts."
         )
-    return stream.cut(places, fields=fields).columns()
+    return stream.samples.cut(places, fields=fields).columns()

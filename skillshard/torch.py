@@ -32,7 +32,8 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler, get_worker_inf
 from skillshard.errors import LedgerError, LengthError, PolicyError, SkillshardError, did_you_mean, name_some
 from skillshard.index_order import Fault, Reader, RequestedBatch, next_request
 from skillshard.loss import MeasuredOn
-from skillshard.mixing.mixer import Batch, Mixer
+from skillshard.mixing.batch import Batch
+from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packed_batch import BLOCK_COLUMNS, PackedBatch
 from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.round_plan import Places
@@ -67,17 +68,17 @@ class Items(Sequence[Item]):
 
     def __init__(self, mixer: Mixer, places: Places, *, key: str | None = None) -> None:
         self.mixer, self.places, self.key = mixer, places, key
-        self.fields = mixer.fields_at(places)
+        self.fields = mixer.samples.fields_at(places)
 
     @cached_property
     def batch(self) -> Batch:
         """The samples as one `Batch` of arrays and lists."""
-        return self.mixer.cut(self.places, fields=self.fields)
+        return self.mixer.samples.cut(self.places, fields=self.fields)
 
     @property
     def metas(self) -> list[dict[str, Any]]:
         """The metadata of each sample."""
-        return self.mixer.metas(self.places)
+        return self.mixer.samples.metas(self.places)
 
     def __len__(self) -> int:
         return len(self.places)

@@ -123,7 +123,7 @@ class _TarShare(StreamShare[dict[str, Any]]):
         super().__init__(mixer, rank=rank, world_size=world_size)
 
     def _read(self, positions: Int[np.ndarray, " position"]) -> Sequence[dict[str, Any]]:
-        return self.mixer.tar_samples(self.mixer.find(positions))
+        return self.mixer.samples.tar_samples(self.mixer.find(positions))
 
 
 class _Draws(IterableDataset[dict[str, Any]]):

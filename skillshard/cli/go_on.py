@@ -102,7 +102,7 @@ def go_on(
     old = DirectoryLedger(run)
     records = open_records(old)
     if state is not None:
-        from skillshard.mixing.mixer import place_of_state
+        from skillshard.mixing.state import place_of_state
         from skillshard.storage import read_json
 
         draw, step = place_of_state(old, read_json(state))

@@ -265,8 +265,8 @@ def _batches(training: Training, mixer: Mixer) -> Iterator[TokenBatch]:
     first = 0
     while True:
         places = mixer.find(np.arange(first, first + training.batch_size))
-        batch = mixer.cut(places)
-        metas = mixer.metas(places) if training.kind.prompt_field is not None else [{}] * len(batch)
+        batch = mixer.samples.cut(places)
+        metas = mixer.samples.metas(places) if training.kind.prompt_field is not None else [{}] * len(batch)
         samples = [
             Sample(id=f"draw {draw}", text=text, meta=meta)
             for draw, text, meta in zip(batch.draw.tolist(), batch.text, metas, strict=True)

@@ -8,24 +8,28 @@ draws consumed.
 import multiprocessing
 import operator
 import os
-import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import count, pairwise, repeat
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsIndex, cast
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 from jaxtyping import Int
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from skillshard import canonical, places
-from skillshard.canonical import first_fault
-from skillshard.errors import LedgerError, PolicyError, ShardError, TokensError, name_some
+from skillshard import places
+from skillshard.errors import LedgerError, PolicyError, ShardError
 from skillshard.loss import Losses, LossKind, MeasuredOn
 from skillshard.memo import memoized
 from skillshard.mixing.alarms import Watch
+from skillshard.mixing.arguments import (
+    begins_with_losses,
+    check_arguments,
+    recorded_arguments,
+    refuse_training_losses,
+    refuse_unmeasurable,
+    tokens_of_skills,
+)
+from skillshard.mixing.batch import NO_FIELDS, Batch, MixedSample
 from skillshard.mixing.continuation import (
     content_of,
     continued_by,
@@ -36,7 +40,7 @@ from skillshard.mixing.continuation import (
     with_skips,
 )
 from skillshard.mixing.counts import drawn_at
-from skillshard.mixing.fields import check_fields, metas_of, rows_of
+from skillshard.mixing.fields import check_fields, rows_of
 from skillshard.mixing.ledger import (
     HANDOVER,
     Continued,
@@ -50,22 +54,21 @@ from skillshard.mixing.ledger import (
 )
 from skillshard.mixing.members import MEMBERS_AHEAD, check_members
 from skillshard.mixing.metrics import MOST_SKILLS, Row, scalars, table
-from skillshard.mixing.order import MAX_ROUND_DRAWS, ORDER_VERSION
+from skillshard.mixing.order import ORDER_VERSION
 from skillshard.mixing.positions import last_sample, orders_of
 from skillshard.mixing.recorded import note_shards
 from skillshard.mixing.records import RECORDS_KEPT, open_records
 from skillshard.mixing.replay import refuse_other_loss
-from skillshard.mixing.round_plan import Maps, Places, RoundPlan, joined, plan_round, read_ahead
-from skillshard.mixing.rounds import ON_BAD_LOSS, EndOfStream, Rounds
+from skillshard.mixing.round_plan import Places, RoundPlan, joined, plan_round, read_ahead
+from skillshard.mixing.rounds import EndOfStream, Rounds
+from skillshard.mixing.samples import Samples
 from skillshard.mixing.skill_blocks import block_unit, epoch_blocks
 from skillshard.mixing.skipping import Stretch
+from skillshard.mixing.state import MixerState, place_of_state, read_state
 from skillshard.mixing.stream import DRAWS, LAST_DRAW, Clock, is_whole, whole_number
-from skillshard.policies.policy import Policy, Probing, RunFacts, check_is_policy, in_draws
+from skillshard.policies.policy import Policy, RunFacts, check_is_policy, in_draws
 from skillshard.printable import counted
-from skillshard.shards.manifest import TAR_BLOCK
 from skillshard.shards.read import ShardSet
-from skillshard.shards.split import HOW_TO_HOLD_OUT
-from skillshard.shards.tar import KEY_DIGITS
 from skillshard.shards.token_set import TokenSet
 
 SAMPLES_AHEAD = 256
@@ -83,80 +86,6 @@ Workers x prefetched batches are fewer steps.
 """
 MOST_ROUNDS = 1 << 20
 """Maximal number of rounds that `Mixer.round` decides in a call. A mistyped number ends in an error and not in a loop of hours."""
-
-
-NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
-
-
-class MixedSample(NamedTuple):
-    """A draw of the stream.
-
-    Attributes:
-        draw: Position in the stream.
-        skill: Skill of the sample.
-        text: Text of the sample.
-        fields: Path -> value of each field of the mixer (`Mixer(fields=...)`), and suffix -> bytes of each member (`Mixer(members=...)`).
-    """
-
-    draw: int
-    skill: str
-    text: str
-    fields: Mapping[str, Any] = NO_FIELDS
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A batch of draws of the stream.
-
-    Attributes:
-        draw: Position of each sample in the stream.
-        skill_number: Skill of each sample, an index into `skill_names`.
-        skill_names: Names of all skills of the mix.
-        text: Text of each sample.
-        fields: Path -> value of each sample, for each field of the mixer (`Mixer(fields=...)`), and suffix -> bytes of each sample, for each member
-            (`Mixer(members=...)`).
-    """
-
-    draw: Int[np.ndarray, " sample"]
-    skill_number: Int[np.ndarray, " sample"]
-    skill_names: tuple[str, ...]
-    text: list[str]
-    fields: Mapping[str, list[Any]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.text)
-
-    def __repr__(self) -> str:
-        """Return a line without the texts."""
-        first = f" from draw {int(self.draw[0]):,} on" if len(self) else ""
-        return f"Batch({counted(len(self), 'sample')}{first}, of {counted(len(self.skill_names), 'skill')})"
-
-    @property
-    def skill(self) -> list[str]:
-        """Name of the skill of each sample."""
-        return [self.skill_names[number] for number in self.skill_number.tolist()]
-
-    def columns(self) -> dict[str, Any]:
-        """Return the batch under the keys that all loaders use: "draw", "skill", "text", and the names of fields and members."""
-        return {"draw": self.draw, "skill": self.skill, "text": self.text, **self.fields}
-
-
-class MixerState(BaseModel):
-    """The state of a mixer in a checkpoint: the position of the stream and the checksums of the last records before the position."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    schema_version: Literal["skillshard/mixer/2"] = Field("skillshard/mixer/2", alias="schema")
-    draw: int = Field(ge=0, le=LAST_DRAW, description="draws consumed")
-    step: int | None = Field(description="optimizer steps taken; null if the trainer gave no step")
-    run: str = Field(description="checksum of the ledger's run.json")
-    round: str = Field(
-        description="checksum of the round of the last draw consumed; checksum of run.json at draw 0; empty if the round is not decided yet"
-    )
-    num_observations: int = Field(ge=0, description="number of observations up to this draw")
-    observation: str | None = Field(
-        description="checksum of the last observation up to this draw; null without observations"
-    )
 
 
 class Mixer:
@@ -252,32 +181,19 @@ class Mixer:
         field_defaults: Mapping[str, Any] | None = None,
     ) -> None:
         check_is_policy(policy)
-        if not is_whole(round_draws, 1, MAX_ROUND_DRAWS):
-            raise PolicyError(f"round_draws is {round_draws!r}: give 1 to {MAX_ROUND_DRAWS:,} draws.")
-        if lag != "live" and not is_whole(lag, 0, LAST_DRAW):
-            raise PolicyError(f"lag is {lag!r}: give 0 (strict), 1 (default), more, or 'live'.")
-        if not is_whole(seed, -(2**63), 2**63 - 1):
-            raise PolicyError(f"seed is {seed!r}: give a whole number of 64 bits.")
-        if step_draws is not None and not is_whole(step_draws, 1, LAST_DRAW):
-            raise PolicyError(
-                f"step_draws is {step_draws!r}: give the samples of one optimizer step, at least 1, or None."
-            )
-        if not (isinstance(wait_s, SupportsFloat) and wait_s >= 0):
-            raise PolicyError(f"wait_s is {wait_s!r}: give seconds, a number >= 0.")
-        if not isinstance(loss, LossKind):
-            raise PolicyError(f"loss is {loss!r}: give a kind of losses, such as LossKind(reduction='per_token').")
-        if measured_on not in ("holdout", "training"):
-            raise PolicyError(f"measured_on is {measured_on!r}: give 'holdout' (default) or 'training'.")
-        if isinstance(held_out, str):
-            raise PolicyError(f"held_out is the text {held_out!r}: give a list of names, such as [{held_out!r}].")
-        if not re.fullmatch(r"epochs|stop|drop|cap:[1-9]\d*", repeat):
-            raise PolicyError(
-                f"repeat is {repeat!r}: give 'epochs' (default), 'stop', 'drop' or 'cap:N', such as 'cap:4'."
-            )
-        if on_bad_loss not in ON_BAD_LOSS:
-            raise PolicyError(f"on_bad_loss is {on_bad_loss!r}: give 'stop' (default) or 'leave-out'.")
-        if job is not None and not (isinstance(job, str) and job and job.isprintable()):
-            raise PolicyError(f"job is {job!r}: give the job's name, a printable text, or None for a single process.")
+        check_arguments(
+            round_draws=round_draws,
+            seed=seed,
+            lag=lag,
+            step_draws=step_draws,
+            wait_s=wait_s,
+            repeat=repeat,
+            loss=loss,
+            measured_on=measured_on,
+            job=job,
+            on_bad_loss=on_bad_loss,
+            held_out=held_out,
+        )
         if not shards.skills:
             raise ShardError(f"{shards.root} has no training shards: every sample is held out or set aside.")
         self.shards, self.lag, self.seed = shards, lag, seed
@@ -288,8 +204,9 @@ class Mixer:
         self.skills = shards.skills
         self.ledger: Ledger = DirectoryLedger(ledger) if isinstance(ledger, (str, os.PathLike)) else ledger
         self._train = [shards.train[skill] for skill in self.skills]
+        self.samples = Samples(self.skills, self._train, self.fields, self.members)
         columns = [skill_shards.columns for skill_shards in self._train]
-        num_tokens = _num_tokens(shards, unit, tokens)
+        num_tokens = tokens_of_skills(shards, unit, tokens)
         self.blocks = block_unit(tokens, block_tokens, separator) if unit == "blocks" else None
         if self.blocks is None and (block_tokens is not None or separator is not None):
             raise PolicyError(
@@ -346,8 +263,8 @@ class Mixer:
             lag=lag,
             repeat=repeat,
             policy=policy.name,
-            policy_arguments=_arguments(policy),
-            initial_losses=_initial_losses(policy, initial_losses, measured_on),
+            policy_arguments=recorded_arguments(policy),
+            initial_losses=begins_with_losses(policy, initial_losses, measured_on),
             loss=loss,
             measured_on=cast(MeasuredOn, measured_on),
             num_shards=[len(own.number) for own in columns],
@@ -362,10 +279,10 @@ class Mixer:
                 raise PolicyError(
                     "held_out names held-out samples, and measured_on='training' measures none: omit held_out."
                 )
-            _refuse_training_losses(policy, shards)
+            refuse_training_losses(policy, shards)
             held_out = shards.skills
         else:
-            _refuse_unmeasurable(policy, shards, held_out)
+            refuse_unmeasurable(policy, shards, held_out)
         self._rounds = Rounds(
             self.ledger, policy, run, wait_s=wait_s, job=job, on_bad_loss=on_bad_loss, held_out=held_out
         )
@@ -379,7 +296,6 @@ class Mixer:
         self._watch = Watch()
         self._last: dict[int, RoundRecord] = {}
         self._plans: dict[int, RoundPlan] = {}
-        self._maps: dict[bytes, Maps] = {}
 
     @classmethod
     def continue_from(
@@ -502,88 +418,12 @@ class Mixer:
             PolicyError: A draw is below 0 or beyond 2**62, or lies so far beyond the newest decided round that the mixer would
                 decide thousands of rounds.
         """
-        return self.cut(self.find(draws))
+        return self.samples.cut(self.find(draws))
 
     def find(self, draws: Int[np.ndarray, " sample"]) -> Places:
         """Find the places of the texts of draws. Draws beyond the end of the stream are left out."""
         parts = [plan.places(in_round, within) for plan, in_round, within in self._plans_of(draws)]
         return parts[0] if len(parts) == 1 else joined(parts)
-
-    def cut(self, places: Places, *, fields: Mapping[str, list[Any]] | None = None) -> Batch:
-        """Read the texts at places found by another process of this machine. The other process has checked the shards already.
-
-        Args:
-            places: Result of `find`.
-            fields: Result of `fields_at`, if the other process has read the fields. None: the fields are read here.
-
-        Raises:
-            FieldError: A sample lacks a field or a member without a default.
-        """
-        maps = self._maps_at(places)
-        texts = maps.texts(maps.views(places.segment, places.start, places.end))
-        columns = {**(self.fields_at(places) if fields is None else fields), **self.members_at(places)}
-        return Batch(places.draw, places.shards[places.segment, 0], self.skills, texts, columns)
-
-    def fields_at(self, places: Places) -> dict[str, list[Any]]:
-        """Read the fields of the mixer for the samples at places that `find` returned: path -> the value of each sample.
-
-        Raises:
-            FieldError: A sample lacks a field without a default.
-        """
-        return self.fields.read(self._members_at(places)) if self.fields else {}
-
-    def members_at(self, places: Places) -> dict[str, list[Any]]:
-        """Read the members of the mixer for the samples at places that `find` returned: suffix -> the bytes of each sample.
-
-        Raises:
-            FieldError: A sample lacks a member without a default.
-        """
-        return self.members.read(self._maps_at(places), places.segment, places.json_start, places.json_bytes)
-
-    def metas(self, places: Places) -> list[dict[str, Any]]:
-        """Read the whole metadata of the samples at places that `find` returned."""
-        return metas_of(self._members_at(places))
-
-    def tar_samples(self, places: Places) -> list[dict[str, Any]]:
-        """Read samples at places that `find` returned as a reader of tar files gives the samples.
-
-        Returns:
-            For each sample the key of its members, the path of its shard, the bytes of its text and of its JSON member, its draw and its
-            skill, under the names `__key__`, `__url__`, "txt", "json", "draw" and "skill", and the members of the mixer under their suffixes.
-        """
-        # A text follows its header, and a header begins with the name of the member: the key and the suffix.
-        header = places.start - TAR_BLOCK
-        keys = self._maps_at(places).slices(places.segment, header, header + KEY_DIGITS)
-        texts = self._maps_at(places).slices(places.segment, places.start, places.end)
-        urls = [self._train[skill].place(shard) for skill, shard in places.shards.tolist()]
-        members = self.members_at(places)
-        rows: Iterator[Mapping[str, Any]] = rows_of(members) if members else repeat(NO_FIELDS, len(places))
-        return [
-            {
-                "__key__": str(key, "ascii"),
-                "__url__": urls[segment],
-                "txt": bytes(text),
-                "json": bytes(member),
-                "draw": draw,
-                "skill": self.skills[places.shards[segment, 0]],
-                **further,
-            }
-            for further, key, segment, text, member, draw in zip(
-                rows,
-                keys,
-                places.segment.tolist(),
-                texts,
-                self._members_at(places),
-                places.draw.tolist(),
-                strict=True,
-            )
-        ]
-
-    def _members_at(self, places: Places) -> list[bytes | memoryview]:
-        return self._maps_at(places).members(places.segment, places.json_start, places.json_bytes)
-
-    def _maps_at(self, places: Places) -> Maps:
-        return memoized(self._maps, places.shards.tobytes(), self._maps_of, most=RECORDS_KEPT)
 
     def batch(self, first: int, num: int) -> Batch:
         """Read the draws first .. first + num - 1, or the draws up to the end of the stream. Raise PolicyError as in `at`."""
@@ -594,17 +434,8 @@ class Mixer:
         if plan is None or start + num > len(plan.skill):
             return self.at(np.arange(first, first + num))
         within = slice(start, start + num)
-        fields = self._columns(plan, within)
+        fields = self.samples.columns(plan, within)
         return Batch(np.arange(first, first + num), plan.skill[within], self.skills, plan.texts(within), fields)
-
-    def _columns(self, plan: RoundPlan, within: slice) -> dict[str, list[Any]]:
-        """Read the fields and the members of draws of a round."""
-        members = (
-            self.members.read(plan.maps, plan.segment[within], plan.json_start[within], plan.json_bytes[within])
-            if self.members
-            else {}
-        )
-        return {**plan.fields(self.fields, within), **members}
 
     def ids(self, first: int, num: int) -> list[str]:
         """Read the ids of the draws first .. first + num - 1."""
@@ -664,7 +495,7 @@ class Mixer:
                 return
             within = slice(start, start + (MEMBERS_AHEAD if self.members else SAMPLES_AHEAD))
             texts, skills = plan.texts(within), plan.skill[within].tolist()
-            rows = rows_of(self._columns(plan, within)) if self.fields or self.members else repeat(NO_FIELDS)
+            rows = rows_of(self.samples.columns(plan, within)) if self.fields or self.members else repeat(NO_FIELDS)
             for draw, skill, text, fields in zip(count(first), skills, texts, rows, strict=False):
                 # The position advances before the sample leaves, so that a state saved in the loop's body counts the sample.
                 self._draw = draw + 1
@@ -920,11 +751,6 @@ class Mixer:
         if position == self.first_draw and not self._resumed_here and multiprocessing.parent_process() is None:
             self._rounds.refuse_begun()
 
-    def _maps_of(self, shards: bytes) -> Maps:
-        """Map the shards of `Places` into memory."""
-        pairs = np.frombuffer(shards, np.int64).reshape(-1, 2).tolist()
-        return Maps([self._train[skill].open_shard(shard).data for skill, shard in pairs])
-
     def refuse_far(self, number: int, *, place: str | None = None) -> None:
         """Refuse a round that lies so far ahead that no reader of the stream in order needs the round.
 
@@ -1057,7 +883,7 @@ class Mixer:
         Raises:
             LedgerError: The state belongs to another run or to another ledger of this run, or a record before the draw is damaged.
         """
-        saved = _saved(state)
+        saved = read_state(state)
         before = self.run.continues
         if before is not None and saved.run == before.run:
             self._refuse_other_place(saved, before)
@@ -1145,133 +971,4 @@ class Mixer:
 
     def __getstate__(self) -> dict[str, Any]:
         # Memory maps cannot be pickled. A worker that gets a copy of the mixer maps the shards itself.
-        return {**self.__dict__, "_plans": {}, "_maps": {}, "_watch": Watch()}
-
-
-def _saved(state: Any) -> MixerState:
-    try:
-        return MixerState.model_validate(state)
-    except ValidationError as error:
-        raise LedgerError(f"this is no state of a mixer (schemas/mixer-2.json): {first_fault(error)}.") from error
-
-
-def place_of_state(ledger: Ledger, state: Any) -> tuple[int, int | None]:
-    """Return the draw and the step of a saved state of a run, for a run that continues this run.
-
-    Args:
-        ledger: Ledger of the run.
-        state: State of a mixer, or state of a packed stream, which holds the state of its mixer.
-
-    Raises:
-        LedgerError: The state is no state, is a state of another run, or is a state of blocks that were packed by best-fit.
-    """
-    if isinstance(state, Mapping) and state.get("packing") == "best-fit":
-        raise LedgerError(
-            "this state is of packing 'best-fit', whose blocks have samples from everywhere in their round, so no draw divides the seen samples from "
-            "the other samples: begin a new run, or give draw= at the end of a round that the model has seen."
-        )
-    packed = state.get("mixer") if isinstance(state, Mapping) else None
-    saved = _saved({**packed, "step": state.get("step")} if isinstance(packed, Mapping) else state)
-    _check_saved(ledger, saved)
-    return saved.draw, saved.step
-
-
-def _check_saved(ledger: Ledger, saved: MixerState) -> None:
-    """Raise LedgerError unless a saved state names the run of a ledger and the round of the state's last draw."""
-    records = open_records(ledger)
-    run = records.run
-    if saved.run != run.checksum:
-        raise LedgerError(
-            f"this state is of run {saved.run}, but {ledger} is run {run.checksum}: give the ledger of the state."
-        )
-    record = records.rounds.get(run.round_of(saved.draw - 1)) if saved.draw > run.first_draw else None
-    if record is not None and saved.round and record.checksum != saved.round:
-        raise LedgerError(
-            f"round {record.round:,} of {ledger} is not the round that the state at draw {saved.draw:,} names: the run was resumed before this draw "
-            "later on. Give a state of the resumed run."
-        )
-
-
-def _arguments(policy: Policy) -> dict[str, Any]:
-    """Return the policy's arguments for run.json. Raise PolicyError if the arguments have no JSON form."""
-    try:
-        canonical.to_json(policy.arguments)
-    except TypeError as error:
-        raise PolicyError(
-            f"the arguments of policy {policy.name} have no JSON form ({error}), so a run cannot record them. `arguments` of a policy are names, "
-            "numbers, truth values, and lists and mappings of these."
-        ) from error
-    return policy.arguments
-
-
-def _initial_losses(policy: Policy, initial_losses: bool | None, measured_on: str) -> bool:
-    """Return whether a run begins with the losses before the first step."""
-    if measured_on == "training":
-        if initial_losses:
-            raise PolicyError(
-                "initial_losses=True with measured_on='training': no batch exists before the first step. Omit initial_losses, or measure "
-                "held-out samples."
-            )
-        return False
-    if initial_losses and not policy.reads_losses:
-        raise PolicyError(f"initial_losses=True, but policy {policy.name} reads no losses: omit initial_losses.")
-    return bool(getattr(policy, "initial_losses", False)) if initial_losses is None else initial_losses
-
-
-def _refuse_training_losses(policy: Policy, shards: ShardSet) -> None:
-    """Raise PolicyError if a policy cannot use the losses of the training batches."""
-    if not policy.reads_losses:
-        return
-    elsewhere = [name for name in policy.eval_skills or () if name not in shards.train]
-    if elsewhere:
-        raise PolicyError(
-            f"policy {policy.name} reads the losses of {name_some(map(repr, elsewhere))}, and no batch of the training has these skills: "
-            "measure held-out samples (measured_on='holdout')."
-        )
-    # The mean over the batches of a stretch is the loss in the middle of the stretch, and not the loss at the end of a probe.
-    if isinstance(policy, Probing):
-        raise PolicyError(
-            f"policy {policy.name} compares the losses at the two ends of a probe round, and training losses are means over the batches "
-            "between two reports: measure held-out samples (measured_on='holdout')."
-        )
-
-
-def _refuse_unmeasurable(policy: Policy, shards: ShardSet, held_out: Collection[str] | None) -> None:
-    """Raise PolicyError if a policy needs the loss of a training skill that has no held-out sample."""
-    if not policy.reads_losses or policy.may_miss_losses:
-        return
-    measured = shards.holdout if held_out is None else set(held_out)
-    missing = [name for name in policy.eval_skills or shards.skills if name in shards.train and name not in measured]
-    if missing:
-        raise PolicyError(
-            f"policy {policy.name} reads the losses of {name_some(map(repr, missing))}, which {'has' if len(missing) == 1 else 'have'} no held-out "
-            f"sample in {places.public(shards.root)}. Either {HOW_TO_HOLD_OUT}; or, if the losses are measured on other samples, name the skills "
-            "of these samples in Mixer(held_out=...)."
-        )
-
-
-def _num_tokens(shards: ShardSet, unit: str, tokens: TokenSet | None) -> list[int] | None:
-    """Return the number of training tokens of each skill if weights count tokens, else None."""
-    if unit not in ("samples", "tokens", "blocks"):
-        raise PolicyError(f"unit is {unit!r}: give 'samples' (default), 'tokens' or 'blocks'.")
-    if unit == "blocks":
-        if tokens is not None:
-            tokens.refuse_other_shards(shards)
-        return None
-    if (unit == "tokens") != (tokens is not None):
-        raise PolicyError(
-            "unit='tokens' needs the token counts of these shards: Mixer(..., unit='tokens', tokens=TokenSet.open(DIRECTORY)), made by "
-            "'skillshard tokens'."
-            if tokens is None
-            else f"token counts were given, but unit is {unit!r}, so weights count samples: give unit='tokens' too, or no tokens."
-        )
-    if tokens is None:
-        return None
-    tokens.refuse_other_shards(shards)
-    empty = [skill for skill in shards.skills if not tokens.train[skill].num_tokens]
-    if empty:
-        raise TokensError(
-            f"no training sample of skill {name_some(map(repr, empty))} has a token in {tokens.root}, so no number of draws gives it a share of "
-            "the tokens. Tag such samples otherwise and shard again, or use unit='samples'."
-        )
-    return [tokens.train[skill].num_tokens for skill in shards.skills]
+        return {**self.__dict__, "_plans": {}, "_watch": Watch()}

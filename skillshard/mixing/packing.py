@@ -30,7 +30,7 @@ from skillshard.loss import LossKind, MeasuredOn
 from skillshard.mixing.block_reader import BlockReader
 from skillshard.mixing.ledger import BlockUnit, Continued, Lag
 from skillshard.mixing.metrics import MOST_SKILLS
-from skillshard.mixing.mixer import Mixer, MixerState
+from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packed_batch import PackedBatch, Segments
 from skillshard.mixing.packed_begin import PackedBegin
 from skillshard.mixing.packed_rounds import PackedRounds
@@ -39,6 +39,7 @@ from skillshard.mixing.packings.concat import Concat, ConcatRound
 from skillshard.mixing.packings.one import One
 from skillshard.mixing.packings.packing import Packing, SampleDraws
 from skillshard.mixing.packings.skill import Skill
+from skillshard.mixing.state import MixerState
 from skillshard.mixing.stream import BLOCKS, LAST_DRAW, Clock, is_whole, whole_number
 from skillshard.printable import counted
 from skillshard.shards.token_set import SkillTokens, TokenSet
@@ -201,7 +202,7 @@ class PackedTokens:
             return np.empty(0, np.int64), {}
         sample_draw = np.unique(segments.draw[segments.draw >= 0])
         own = sample_draw[sample_draw >= self.mixer.first_draw]
-        fields = self.mixer.fields_at(self.mixer.find(own))
+        fields = self.mixer.samples.fields_at(self.mixer.find(own))
         if len(own) < len(sample_draw):
             # The sample that the last block of the run before has cut comes before all other draws.
             plan = self.mixer.plan_before()

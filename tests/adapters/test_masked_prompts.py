@@ -88,7 +88,7 @@ def test_a_collator_blocks_and_losses_predict_every_answer_of_a_conversation(
     stream = mixer(shards, tmp_path / "texts")
     collate = causal_lm_collator(byte_tokenizer(), max_tokens=500, prompt_field=ANSWER_SPANS)
     batch = next(iter(DataLoader(MixedDataset(stream), batch_size=8, collate_fn=collate)))
-    metas = stream.metas(stream.find(np.arange(8)))
+    metas = stream.samples.metas(stream.find(np.arange(8)))
     learned = [decode(labels[labels != -100]) for labels in batch["labels"]]
     assert learned == [spoken(meta["messages"]) for meta in metas]
 
@@ -96,7 +96,7 @@ def test_a_collator_blocks_and_losses_predict_every_answer_of_a_conversation(
     packed = PackedTokens(mixer(shards, tmp_path / "blocks"), answers, block_tokens=17, separator="<pad>")
     ids = np.concatenate([block.input_ids[block.learned] for block in packed.batches(7)])
     num = sum(map(len, shards.train.values()))
-    metas = packed.mixer.metas(packed.mixer.find(np.arange(num)))
+    metas = packed.mixer.samples.metas(packed.mixer.find(np.arange(num)))
     assert decode(ids) == "".join(f"{spoken(meta['messages'])}<pad>" for meta in metas)
 
     def model_loss(texts: list[str], answers: list[list[tuple[int, int]]]) -> tuple[list[float], list[int]]:
@@ -205,7 +205,7 @@ def test_the_metadata_of_any_draws_is_that_of_their_samples(masked: tuple[ShardS
     stream = Mixer(shards, stratified(), ledger=tmp_path, round_draws=20)
     places = stream.find(np.array([5, 0, 39, 20, 3]))
     by_text = {sample.text: sample.meta for skill in shards.train.values() for sample in skill}
-    assert stream.metas(places) == [by_text[text] for text in stream.cut(places).text]
+    assert stream.samples.metas(places) == [by_text[text] for text in stream.samples.cut(places).text]
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ def test_counts_add_up_over_the_whole_stream(shards: ShardSet, tmp_path: Path) -
 
 def test_a_mixer_that_is_dropped_gives_its_memory_maps_back_at_once(shards: ShardSet, tmp_path: Path) -> None:
     stream = mixer(shards, tmp_path, stratified())
-    assert stream.cut(stream.find(np.arange(50))).text == stream.batch(0, 50).text
+    assert stream.samples.cut(stream.find(np.arange(50))).text == stream.batch(0, 50).text
     reference = weakref.ref(stream)
     gc.disable()
     try:
