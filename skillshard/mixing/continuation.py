@@ -45,7 +45,7 @@ from skillshard.mixing.ledger import (
 )
 from skillshard.mixing.order import interleave
 from skillshard.mixing.positions import advanced, grown, places_after, still_open, untouched
-from skillshard.mixing.records import Records, counted_at, open_records
+from skillshard.mixing.records import Records, counted_at, open_records, round_up_to
 from skillshard.mixing.skipping import Stretch, given_stretches, skipped_part
 from skillshard.mixing.steps import Steps
 from skillshard.policies.policy import Observation, Policy, RunFacts, State, check_losses, in_draws
@@ -276,19 +276,12 @@ def _last_round_begun(records: Records, draw: int) -> RoundRecord | None:
         raise LedgerError(
             f"{ledger} begins at draw {run.first_draw:,}, and draw {draw:,} lies before: continue the run before it."
         )
-    if draw == run.first_draw:
-        return None
-    record = records.rounds.get(run.round_of(draw - 1))
-    if record is None:
-        raise LedgerError(
-            f"{ledger} has been decided up to draw {run.first_draw_of(records.rounds.num()):,}, so no model has seen {draw:,} draws: give the draw of a "
-            "checkpoint."
-        )
-    if draw > record.first_draw + record.num_draws:
-        raise LedgerError(
-            f"the stream of {ledger} ends at draw {record.first_draw + record.num_draws:,}, before draw {draw:,}: give the draw of a checkpoint."
-        )
-    return record
+    return round_up_to(
+        records,
+        draw,
+        what=f"the new run would begin at draw {draw:,}",
+        remedy="no model has seen these draws. Give the draw of a checkpoint.",
+    )
 
 
 def _beginnings(run: RunRecord) -> list[SkillPosition]:

@@ -37,7 +37,7 @@ from skillshard.mixing.packed_rounds import PackedRounds
 from skillshard.mixing.packings.best_fit import BestFit
 from skillshard.mixing.packings.concat import Concat, ConcatRound
 from skillshard.mixing.packings.one import One
-from skillshard.mixing.packings.packing import Packing, SampleDraws
+from skillshard.mixing.packings.packing import Draws, Packing
 from skillshard.mixing.packings.skill import Skill
 from skillshard.mixing.state import MixerState
 from skillshard.mixing.stream import BLOCKS, LAST_DRAW, Clock, is_whole, whole_number
@@ -166,9 +166,9 @@ class PackedTokens:
             self._stand_at(self._begin.block, mixer.run.continues.step)
 
     def _make_packing(self, tokens: str) -> Packing:
+        draws = Draws(self.mixer, self._tokens, self.block_tokens, self._separator is not None, self._begin)
         if self.mixer.blocks is not None:
-            return Skill(self.mixer, self._tokens, self.mixer.blocks)
-        draws = SampleDraws(self.mixer, self._tokens, self.block_tokens, self._separator is not None, self._begin)
+            return Skill(draws, self.mixer.blocks)
         if self.packing == "best-fit":
             return BestFit(draws, BlockUnit(tokens=tokens, block_tokens=self.block_tokens, separator=self.separator))
         return One(draws) if self.packing == "one" else Concat(draws)

@@ -325,6 +325,31 @@ def counted_at(records: Records, draw: int, newest: RoundRecord | None) -> tuple
     return drawn_at(run, decided, draw), run.num_rounds_before + number
 
 
+def round_up_to(records: Records, draw: int, *, what: str, remedy: str) -> RoundRecord | None:
+    """Return the round of the last draw before a draw. None at the first draw of the run.
+
+    Args:
+        records: Records of the run.
+        draw: Draw, from the first draw of the run on.
+        what: Meaning of the draw, as the beginning of the sentence of an error.
+        remedy: End of this sentence.
+
+    Raises:
+        LedgerError: The run has not decided the draws before, or its stream ends earlier.
+    """
+    run, ledger = records.run, records.ledger
+    if draw == run.first_draw:
+        return None
+    record = records.rounds.get(run.round_of(draw - 1))
+    if record is None:
+        decided = run.first_draw_of(records.rounds.num())
+        raise LedgerError(f"{what}, and {ledger} has been decided up to draw {decided:,}: {remedy}")
+    end = record.first_draw + record.num_draws
+    if draw > end:
+        raise LedgerError(f"{what}, and the stream of {ledger} ends at draw {end:,}: {remedy}")
+    return record
+
+
 def has_records(ledger: Ledger, generation: int) -> bool:
     """Return whether a generation wrote a round or an observation."""
     return any(numbers_in(ledger, folder_of(generation, kind)) for kind in ("rounds", "observations"))

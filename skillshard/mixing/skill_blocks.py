@@ -77,6 +77,7 @@ class SkillRound:
 
     Attributes:
         first_draw: First draw of the round.
+        first: Number of places of the stream before the round.
         skill: Skill of each draw.
         number: Number of each draw among the draws of its skill, counted from the beginning of the run.
         orders, tokens: Order of the samples and tokens of each skill of the mix.
@@ -84,6 +85,7 @@ class SkillRound:
     """
 
     first_draw: int
+    first: int
     skill: Int[np.ndarray, " draw"]
     number: Int[np.ndarray, " draw"]
     orders: Sequence[SkillOrder]
@@ -92,23 +94,21 @@ class SkillRound:
     _tables: dict[int, IdTable] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
-    def first(self) -> int:
-        """Number of places of the stream before the round."""
-        return self.first_draw * self.unit.block_tokens
-
-    @property
     def end(self) -> int:
         """Number of places of the stream before the next round."""
         return self.first + len(self.skill) * self.unit.block_tokens
 
     def draws_to(self, place: int) -> int:
         """Return the number of draws of the stream with a token at this place or before."""
-        return place // self.unit.block_tokens + 1
+        return self.first_draw + self._draw_at(place) + 1
 
     def table_at(self, place: int) -> IdTable:
         """Return the table of the window of draws that holds a place of the stream."""
-        draw = place // self.unit.block_tokens - self.first_draw
-        return memoized(self._tables, draw // WINDOW_DRAWS, self._table, most=TABLES_KEPT)
+        return memoized(self._tables, self._draw_at(place) // WINDOW_DRAWS, self._table, most=TABLES_KEPT)
+
+    def _draw_at(self, place: int) -> int:
+        """Return the draw of a place of the stream, counted from the beginning of the round."""
+        return (place - self.first) // self.unit.block_tokens
 
     def _table(self, window: int) -> IdTable:
         first = window * WINDOW_DRAWS

@@ -21,7 +21,7 @@ from skillshard.mixing.ledger import (
     skipped_by,
 )
 from skillshard.mixing.positions import SkipAcrossEpochs, after_skip, parts_of
-from skillshard.mixing.records import Records
+from skillshard.mixing.records import Records, round_up_to
 from skillshard.mixing.stream import LAST_DRAW, is_whole
 
 Stretch = tuple[int, int, str]
@@ -113,18 +113,10 @@ def checked_stretches(skip: Sequence[Any]) -> list[Stretch]:
 
 def _drawn_before(records: Records, draw: int) -> list[int]:
     """Count the draws of each skill before a draw. Raise LedgerError if the run has not decided the draws."""
-    run, ledger = records.run, records.ledger
-    if draw == run.first_draw:
-        return run.drawn_before
-    record = records.rounds.get(run.round_of(draw - 1))
-    if record is None:
-        raise LedgerError(
-            f"the skipped draws end at draw {draw:,}, and {ledger} has been decided up to draw {run.first_draw_of(records.rounds.num()):,}: the ledger does "
-            "not know the samples of later draws. Skip decided draws."
-        )
-    if draw > record.first_draw + record.num_draws:
-        raise LedgerError(
-            f"the skipped draws end at draw {draw:,}, and the stream of {ledger} ends at draw {record.first_draw + record.num_draws:,}: skip draws of the "
-            "stream."
-        )
-    return drawn_at(run, record, draw)
+    record = round_up_to(
+        records,
+        draw,
+        what=f"the skipped draws end at draw {draw:,}",
+        remedy="only the samples of decided draws are known. Skip decided draws.",
+    )
+    return records.run.drawn_before if record is None else drawn_at(records.run, record, draw)

@@ -5,9 +5,7 @@ texts. So block b is found from the numbers of blocks of the rounds, which are k
 state has the number of consumed blocks of its round, so that a resume packs this round alone.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int
@@ -16,64 +14,47 @@ from skillshard.memo import memoized
 from skillshard.mixing.block_counts import BlocksRecord, keep_blocks, kept_blocks
 from skillshard.mixing.ledger import BlockUnit, RoundRecord
 from skillshard.mixing.packings.fit import Fit, fit, has_separator
-from skillshard.mixing.packings.packing import SampleDraws
-from skillshard.mixing.round_ids import TABLES_KEPT, WINDOW_DRAWS, IdTable, RoundIds
+from skillshard.mixing.packings.packing import Draws
+from skillshard.mixing.packings.sample_round import SampleRound
+from skillshard.mixing.round_ids import WINDOW_DRAWS, IdTable
 from skillshard.mixing.round_plan import RoundPlan
-from skillshard.shards.token_set import SkillTokens
 
 
 @dataclass(frozen=True)
-class BestFitRound:
-    """A round whose draws are packed into blocks.
+class BestFitRound(SampleRound):
+    """A round whose draws are packed into blocks. The pieces of draws number the windows.
 
     Attributes:
-        plan: Rows of the samples of the round.
-        first_draw: First draw of the round.
-        first_block: Number of blocks of the stream before the round.
         counts: Number of tokens of each draw, without separators.
         sizes: Number of tokens of each draw, with the separators that stand in a block.
         blocks: Pieces of draws in the blocks of the round.
-        tokens: Tokens of each skill of the mix.
-        block_tokens: Number of tokens of a block.
     """
 
-    plan: RoundPlan
-    first_draw: int
-    first_block: int
     counts: Int[np.ndarray, " draw"]
     sizes: Int[np.ndarray, " draw"]
     blocks: Fit
-    tokens: Sequence[SkillTokens]
-    block_tokens: int
-    _tables: dict[int, IdTable] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    @property
-    def first(self) -> int:
-        """Number of places of the stream before the round."""
-        return self.first_block * self.block_tokens
 
     @property
     def end(self) -> int:
         """Number of places of the stream before the next round."""
         return self.first + self.blocks.num_blocks * self.block_tokens
 
-    @cached_property
-    def ids(self) -> RoundIds:
-        """Ids of the draws. The files are opened when the first block of the round is read."""
-        return RoundIds(self.plan, self.tokens)
-
     def draws_to(self, place: int) -> int:
         """Return the number of draws of the stream with a token in this block or before. Draws without tokens count as begun."""
-        block = place // self.block_tokens - self.first_block
+        block = self._block_at(place)
         num_without = len(self.sizes) - int(self.blocks.num_begun[-1])
         return self.first_draw + num_without + int(self.blocks.num_begun[block])
 
-    def table_at(self, place: int) -> IdTable:
-        """Return the table of the window of blocks that holds a place of the stream. The first pieces of the blocks number the windows."""
-        piece = self.blocks.first_piece[place // self.block_tokens - self.first_block]
-        return memoized(self._tables, int(piece) // WINDOW_DRAWS, self._table, most=TABLES_KEPT)
+    def number_at(self, place: int) -> int:
+        """Return the first piece of the block that holds a place of the stream."""
+        return int(self.blocks.first_piece[self._block_at(place)])
 
-    def _table(self, window: int) -> IdTable:
+    def _block_at(self, place: int) -> int:
+        """Return the block of a place of the stream, counted from the beginning of the round."""
+        return (place - self.first) // self.block_tokens
+
+    def table(self, window: int) -> IdTable:
+        """Make the table of the blocks whose first pieces lie in a window of pieces."""
         length, bounds = self.block_tokens, self.blocks.first_piece
         low, high = np.searchsorted(bounds[:-1], (window * WINDOW_DRAWS, (window + 1) * WINDOW_DRAWS)).tolist()
         pieces = slice(*bounds[[low, high]].tolist())
@@ -101,12 +82,12 @@ class BestFit:
     """The packing `best-fit`.
 
     Attributes:
-        draws: As in `SampleDraws`.
+        draws: Draws of the mixer.
         unit: Blocks of the run, which name the records of the numbers of blocks.
         is_dense: As in `Packing`.
     """
 
-    draws: SampleDraws
+    draws: Draws
     unit: BlockUnit
     is_dense: bool = False
     _lengths: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -118,18 +99,18 @@ class BestFit:
         if plan is None:
             return None
         record = own.mixer.round(number)
-        first_block = self._blocks_before(number) if first is None else first // own.block_tokens
+        first = self.places_before(number) if first is None else first
         counts, sizes, blocks = self._fit(record, plan)
-        self._keep(record, first_block, blocks.num_blocks)
-        return BestFitRound(plan, record.first_draw, first_block, counts, sizes, blocks, own.tokens, own.block_tokens)
+        self._keep(record, first // own.block_tokens - own.begin.block, blocks.num_blocks)
+        return BestFitRound(plan, record.first_draw, first, own.tokens, own.block_tokens, counts, sizes, blocks)
 
     def places_before(self, number: int) -> int:
         """Return the number of places before a decided round."""
-        return self._blocks_before(number) * self.draws.block_tokens
+        return (self.draws.begin.block + self._blocks_before(number)) * self.draws.block_tokens
 
     def places_to(self, number: int) -> int:
         """Return the number of places up to the end of a decided round."""
-        return self._blocks_before(number + 1) * self.draws.block_tokens
+        return self.places_before(number + 1)
 
     def num_places(self) -> int | None:
         """Return the number of places of the whole stream, or None under the conditions of `Mixer.length`.
@@ -140,7 +121,7 @@ class BestFit:
         if rounds is None:
             return None
         num_blocks = memoized(self._lengths, 0, lambda _: sum(map(self._num_blocks, rounds)), most=1)
-        return num_blocks * self.draws.block_tokens
+        return (self.draws.begin.block + num_blocks) * self.draws.block_tokens
 
     def cut_draw(self) -> None:
         """Return None: no block cuts a draw over the end of a round."""
@@ -150,7 +131,7 @@ class BestFit:
         return self.draws.mixer.round(0).num_draws / max(1, self._blocks_before(1))
 
     def _blocks_before(self, number: int) -> int:
-        """Count the blocks before a round, from the last round whose number was kept."""
+        """Count the blocks of the run before a round, from the last round whose number was kept."""
         mixer, known, num_blocks = self.draws.mixer, number, 0
         while known:
             blocks = kept_blocks(mixer.ledger, mixer.round(known - 1), self.unit)

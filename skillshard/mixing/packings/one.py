@@ -1,63 +1,36 @@
 """`packing="one"`: a block is one draw, cut after L tokens or filled up to L tokens. Block b is draw b."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
 
-from skillshard.memo import memoized
-from skillshard.mixing.packings.packing import SampleDraws
-from skillshard.mixing.round_ids import TABLES_KEPT, WINDOW_DRAWS, IdTable, RoundIds
-from skillshard.mixing.round_plan import RoundPlan
-from skillshard.shards.token_set import SkillTokens
+from skillshard.mixing.packings.packing import InOrder
+from skillshard.mixing.packings.sample_round import SampleRound
+from skillshard.mixing.round_ids import WINDOW_DRAWS, IdTable
 
 
 @dataclass(frozen=True)
-class OneRound:
+class OneRound(SampleRound):
     """A round whose draws are blocks.
 
     Attributes:
-        plan: Rows of the samples of the round.
-        first_draw: First draw of the round.
-        first: Number of places of the stream before the round.
         sizes: Number of tokens of each draw, separators included.
-        tokens: Tokens of each skill of the mix.
-        block_tokens: Number of tokens of a block.
     """
 
-    plan: RoundPlan
-    first_draw: int
-    first: int
     sizes: Int[np.ndarray, " draw"]
-    tokens: Sequence[SkillTokens]
-    block_tokens: int
-    _tables: dict[int, IdTable] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def end(self) -> int:
         """Number of places of the stream before the next round."""
         return self.first + len(self.sizes) * self.block_tokens
 
-    @cached_property
-    def ids(self) -> RoundIds:
-        """Ids of the draws. The files are opened when the first block of the round is read."""
-        return RoundIds(self.plan, self.tokens)
-
-    def draws_to(self, place: int) -> int:
-        """Return the number of draws of the stream with a place here or before."""
-        return self.first_draw + self._draw_at(place) + 1
-
-    def table_at(self, place: int) -> IdTable:
-        """Return the table of the window of draws that holds a place of the stream."""
-        return memoized(self._tables, self._draw_at(place) // WINDOW_DRAWS, self._table, most=TABLES_KEPT)
-
-    def _draw_at(self, place: int) -> int:
+    def number_at(self, place: int) -> int:
         """Return the draw of a place of the stream, counted from the beginning of the round."""
         return (place - self.first) // self.block_tokens
 
-    def _table(self, window: int) -> IdTable:
+    def table(self, window: int) -> IdTable:
         """Make the table of a window of draws. A draw without tokens has no segment."""
         length = self.block_tokens
         draw = np.arange(window * WINDOW_DRAWS, min((window + 1) * WINDOW_DRAWS, len(self.sizes)))
@@ -71,10 +44,9 @@ class OneRound:
 
 
 @dataclass(frozen=True)
-class One:
-    """The packing `one`. The attributes are described in `Packing` and `SampleDraws`."""
+class One(InOrder):
+    """The packing `one`. The attributes are described in `Packing` and `InOrder`."""
 
-    draws: SampleDraws
     is_dense: bool = False
 
     def packed(self, number: int, first: int | None) -> OneRound | None:
@@ -85,28 +57,11 @@ class One:
             return None
         sizes = own.counts(plan) + own.has_separator
         first = self.places_before(number) if first is None else first
-        return OneRound(plan, own.first_draw(number), first, sizes, own.tokens, own.block_tokens)
+        return OneRound(plan, own.first_draw(number), first, own.tokens, own.block_tokens, sizes)
 
-    def places_before(self, number: int) -> int:
-        """Return the number of places before a decided round."""
-        return self._place_after(self.draws.mixer.round(number).drawn_before)
-
-    def places_to(self, number: int) -> int:
-        """Return the number of places up to the end of a decided round."""
-        return self._place_after(self.draws.drawn_after(self.draws.mixer.round(number)))
-
-    def num_places(self) -> int | None:
-        """Return the number of places of the whole stream, or None under the conditions of `Mixer.length`."""
-        drawn = self.draws.mixer.num_drawn()
-        return None if drawn is None else self._place_after(drawn)
-
-    def _place_after(self, drawn: Sequence[int]) -> int:
+    def place_after(self, drawn: Sequence[int]) -> int:
         """Return the place of the stream after the first `drawn[i]` draws of each skill i, over all runs."""
-        num_draws = sum(drawn) - sum(self.draws.mixer.run.drawn_before)
-        return (self.draws.begin.block + num_draws) * self.draws.block_tokens
-
-    def cut_draw(self) -> None:
-        """Return None: no block cuts a draw that the next block goes on with."""
+        return self.draws.blocks_after(drawn) * self.draws.block_tokens
 
     def draws_per_block(self) -> float:
         """Return the number of draws of a block: 1."""

@@ -4,6 +4,7 @@ All packings count in places: block b has the places bL .. (b+1)L - 1 of the str
 With `one` and `best-fit` a block may end with places without a token, which the reader fills up (`mixing/block_reader.py`).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -90,8 +91,8 @@ class Packing(Protocol):
 
 
 @dataclass(frozen=True)
-class SampleDraws:
-    """The draws of a mixer whose draws are samples, with their numbers of tokens.
+class Draws:
+    """The draws of a mixer with their numbers of tokens. `plan`, `plan_of` and `counts` need a mixer whose draws are samples.
 
     Attributes:
         mixer: Mixer of the stream.
@@ -130,3 +131,39 @@ class SampleDraws:
     def drawn_after(self, record: RoundRecord) -> list[int]:
         """Return the number of draws of each skill up to the end of a round."""
         return [before + count for before, count in zip(record.drawn_before, record.counts, strict=True)]
+
+    def blocks_after(self, drawn: Sequence[int]) -> int:
+        """Return the number of blocks after the first `drawn[i]` draws of each skill i, over all runs, if each draw is one block."""
+        return self.begin.block + sum(drawn) - sum(self.mixer.run.drawn_before)
+
+
+@dataclass(frozen=True)
+class InOrder(ABC):
+    """A packing whose blocks follow the order of the draws, so that the places before a round follow from the numbers of draws.
+
+    Attributes:
+        draws: Draws of the mixer.
+    """
+
+    draws: Draws
+
+    @abstractmethod
+    def place_after(self, drawn: Sequence[int]) -> int:
+        """Return the place of the stream after the first `drawn[i]` draws of each skill i, over all runs."""
+
+    def places_before(self, number: int) -> int:
+        """Return the number of places before a decided round."""
+        return self.place_after(self.draws.mixer.round(number).drawn_before)
+
+    def places_to(self, number: int) -> int:
+        """Return the number of places up to the end of a decided round."""
+        return self.place_after(self.draws.drawn_after(self.draws.mixer.round(number)))
+
+    def num_places(self) -> int | None:
+        """Return the number of places of the whole stream, or None under the conditions of `Mixer.length`."""
+        drawn = self.draws.mixer.num_drawn()
+        return None if drawn is None else self.place_after(drawn)
+
+    def cut_draw(self) -> TokenRound | None:
+        """Return the last draw before the run as a round. None: no block cuts a draw that the next block goes on with."""
+        return None
