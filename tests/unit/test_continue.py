@@ -189,7 +189,10 @@ def test_the_old_ledger_is_not_needed_any_more_and_nothing_is_written_there(shar
 
 def test_a_draw_that_no_round_has_decided_is_refused(shards: ShardSet, tmp_path: Path) -> None:
     trained(shards, tmp_path / "1")
-    with pytest.raises(LedgerError, match="the new run would begin at draw 9,000, and .* has been decided up to draw 64: no model has seen"):
+    with pytest.raises(
+        LedgerError,
+        match=r"the new run would begin at draw 9,000, and .* has been decided up to draw 64: no model has seen",
+    ):
         goes_on(shards, tmp_path / "1", tmp_path / "2", draw=9000)
 
 

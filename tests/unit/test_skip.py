@@ -135,7 +135,7 @@ def test_draws_beyond_the_end_of_a_stream_cannot_be_skipped(large: ShardSet, tmp
     old.round(0)
     end = old.length()
     assert end is not None
-    with pytest.raises(LedgerError, match=f"and the stream of .* ends at draw {end}: .* Skip decided draws"):
+    with pytest.raises(LedgerError, match=rf"and the stream of .* ends at draw {end}: .* Skip decided draws"):
         goes_on(old, tmp_path / "new", [(end - 4, 8, "x")])
 
 
