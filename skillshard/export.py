@@ -47,7 +47,8 @@ from skillshard.printable import counted
 from skillshard.progress import advance
 from skillshard.shards.manifest import SPLITS
 from skillshard.shards.read import ShardSet, SkillShards
-from skillshard.shards.token_set import TokenSet, id_dtype
+from skillshard.shards.token_manifest import id_dtype
+from skillshard.shards.token_set import TokenSet
 
 MANIFEST = ".export.json"
 FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "parquet", "datasets")

@@ -24,7 +24,8 @@ from jaxtyping import Int, Integer
 
 from skillshard import places
 from skillshard.errors import TokensError
-from skillshard.shards.token_set import KeptIds, TokenSet
+from skillshard.shards.token_manifest import KeptIds
+from skillshard.shards.token_set import TokenSet
 
 HEADER = b"MMIDIDX\0\0"
 VERSION = 1

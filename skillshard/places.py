@@ -116,7 +116,7 @@ def relative_to(place: str | os.PathLike[str], folder: str | os.PathLike[str]) -
     >>> relative_to("https://host/S", "sets/more")
     'https://host/S'
     """
-    text, base = (os.fspath(one).removeprefix("file://") for one in (place, folder))
+    text, base = (os.fspath(path).removeprefix("file://") for path in (place, folder))
     if not is_remote(text) and not is_remote(base):
         return os.path.relpath(os.path.abspath(text), os.path.abspath(base))
     (path, _, query), (base_path, _, base_query) = text.partition("?"), base.partition("?")

@@ -39,7 +39,7 @@ from skillshard.pipeline import Pipeline
 from skillshard.report.facts import Facts
 from skillshard.report.history import ReportFacts
 from skillshard.shards.manifest import Manifest, Manifest1, Manifest2, Manifest4, SampleMember
-from skillshard.shards.token_set import TokensManifest, TokensManifest1, TokensManifest3, TokensManifest4
+from skillshard.shards.token_manifest import TokensManifest, TokensManifest1, TokensManifest3, TokensManifest4
 from skillshard.taggers.clusters.saved import ModelManifest, ModelManifest1
 from skillshard.tags import TagsManifest, TagsManifest1
 

@@ -10,7 +10,7 @@ from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import open_records, verify_ledger
 from skillshard.printable import counted
 from skillshard.shards import manifest as shards_manifest
-from skillshard.shards import token_set
+from skillshard.shards import token_manifest
 from skillshard.shards.manifest import SPLIT_BY_ID, Manifest1
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet
@@ -39,7 +39,7 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
             f"{places.public(place)}: {counted(num, 'shard')}, {counted(shards.manifest.num_train + shards.manifest.num_holdout, 'sample')}, all as the "
             f"manifest says{unread}.{by_id}",
         )
-    if kind == token_set.MANIFEST:
+    if kind == token_manifest.MANIFEST:
         tokens = TokenSet.open(place)
         num = sum(len(skill.columns.number) for split in (tokens.train, tokens.holdout) for skill in split.values())
         form = "counts" if tokens.manifest.ids is None else "ids and counts"

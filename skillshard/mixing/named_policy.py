@@ -77,14 +77,14 @@ class Context:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
 
-    def weights(self, given: str) -> dict[str, float]:
-        return read_weights(given if given.lstrip().startswith("{") else self._place_of(given))
+    def weights(self, words: str) -> dict[str, float]:
+        return read_weights(words if words.lstrip().startswith("{") else self._place_of(words))
 
-    def _place_of(self, given: str) -> str:
-        return given if self.folder is None else places.resolve(given, self.folder)
+    def _place_of(self, file: str) -> str:
+        return file if self.folder is None else places.resolve(file, self.folder)
 
-    def graph(self, given: str) -> SkillGraph:
-        place = self._place_of(given)
+    def graph(self, file: str) -> SkillGraph:
+        place = self._place_of(file)
         graph = SkillGraph.open(place)
         self.opened.append(place)
         return graph if self.skills is None else graph.choose(rows=self.skills, columns=self.targets or None)
@@ -165,7 +165,7 @@ def policy_of_record(
     Raises:
         PolicyError: The policy is no policy of skillshard, or a graph is missing or another graph.
     """
-    policy = _made(name, arguments, {place: SkillGraph.open(place) for place in graphs}, Context(skills=skills))
+    policy = _policy_of(name, arguments, {place: SkillGraph.open(place) for place in graphs}, Context(skills=skills))
     arguments_of_policy = canonical.from_json(canonical.to_json(policy.arguments), "arguments")
     changed = differences(dict(arguments), arguments_of_policy)
     if policy.name != name or changed:
@@ -175,29 +175,31 @@ def policy_of_record(
     return policy
 
 
-def _made(name: str, arguments: Mapping[str, Any], graphs: Mapping[str, SkillGraph], context: Context) -> Policy:
+def _policy_of(name: str, arguments: Mapping[str, Any], graphs: Mapping[str, SkillGraph], context: Context) -> Policy:
     if set(arguments) == {"policy", "transforms"}:
         chained = _validated(_Chain, name, arguments)
         transforms = [_called(TRANSFORMS, transform, values, "transform") for transform, values in chained.transforms]
-        return policies.chain(_made(*chained.policy, graphs, context), *transforms)
+        return policies.chain(_policy_of(*chained.policy, graphs, context), *transforms)
     if name == "stages":
         record = _validated(_Stages, name, arguments)
-        pairs = [(stage.until, _made(*stage.policy, graphs, context)) for stage in record.stages]
+        pairs = [(stage.until, _policy_of(*stage.policy, graphs, context)) for stage in record.stages]
         ends = [stage.until_draw for stage in record.stages[:-1]]
-        made = policies.stages(pairs, unit=record.unit, blend=record.blend)
+        policy_of_stages = policies.stages(pairs, unit=record.unit, blend=record.blend)
         # The record holds the draws that the run has used. A conversion of the steps or tokens could give other draws.
-        return made if None in ends else with_ends(made, [end for end in ends if end is not None])
+        return (
+            policy_of_stages if None in ends else with_ends(policy_of_stages, [end for end in ends if end is not None])
+        )
     if name == "by_group":
         levels = _validated(_ByGroup, name, arguments)
-        outer = _made(*levels.outer, graphs, context.of_groups(levels.groups))
+        outer = _policy_of(*levels.outer, graphs, context.of_groups(levels.groups))
         inner: Policy | dict[str, Policy]
         if isinstance(levels.inner, dict):
             inner = {
-                group: _made(*own, graphs, context.of_group(levels.groups, group))
+                group: _policy_of(*own, graphs, context.of_group(levels.groups, group))
                 for group, own in levels.inner.items()
             }
         else:
-            inner = _made(*levels.inner, graphs, context.of_group(levels.groups, None))
+            inner = _policy_of(*levels.inner, graphs, context.of_group(levels.groups, None))
         return policies.by_group(outer, inner, groups=levels.groups)
     values = dict(arguments)
     if isinstance(values.get("graph"), str):

@@ -42,11 +42,11 @@ MOST_NESTED = 8
 _NAME_FORM = re.compile(r"\w+(:(?!//)|\+|$)")
 
 
-def read_policy(given: str | os.PathLike[str], *, skills: Sequence[str] | None = None) -> Policy:
+def read_policy(source: str | os.PathLike[str], *, skills: Sequence[str] | None = None) -> Policy:
     """Read a policy from a file of JSON. Every command that takes a policy takes the same file.
 
     Args:
-        given: File of JSON whose name ends with .json, see schemas/policy-1.json. A text that begins with { is read as JSON, and a
+        source: File of JSON whose name ends with .json, see schemas/policy-1.json. A text that begins with { is read as JSON, and a
             text such as "loss_order:eta=0.5+floor:least=0.01" is a policy by its name.
         skills: Training skills. Graphs are reduced to the rows of these skills. None: graphs are not reduced.
 
@@ -61,7 +61,7 @@ def read_policy(given: str | os.PathLike[str], *, skills: Sequence[str] | None =
     Traceback (most recent call last):
     skillshard.errors.PolicyError: the JSON of the policy, stages.0: unknown key 'untill' (did you mean 'until'?). The keys: until, policy, weights.
     """
-    return policy_given(os.fspath(given), Context(skills=skills))
+    return policy_given(os.fspath(source), Context(skills=skills))
 
 
 def policy_given(text: str, context: Context | None = None) -> Policy:
@@ -145,34 +145,34 @@ class _File:
             near = [f", and the object has {key!r}{did_you_mean(key, ['policy'])}" for key in value]
             hint = next((words for words in near if words.endswith("?)")), "") if "policy" not in value else ""
             raise self._error(place, f"{fault}{hint}: give the name of a policy")
-        given = {key: own for key, own in value.items() if key not in ("policy", "transforms")}
+        values = {key: own for key, own in value.items() if key not in ("policy", "transforms")}
         transforms = self._transforms(value.get("transforms", []), _join(place, "transforms"))
         if not is_by_name(name):
-            self._refuse_unknown(given, ("policy", "transforms"), place)
+            self._refuse_unknown(values, ("policy", "transforms"), place)
             return chained(self._policy(name, _join(place, "policy"), context, depth), transforms)
-        arguments = self._arguments(name, given, place, context, depth)
+        arguments = self._arguments(name, values, place, context, depth)
         try:
             return chained(called_policy(name, arguments, context), transforms)
         except SkillshardError as error:
             raise self._error(place, str(error)) from error
 
     def _arguments(
-        self, name: str, given: Mapping[str, Any], place: str, context: Context, depth: int
+        self, name: str, values: Mapping[str, Any], place: str, context: Context, depth: int
     ) -> dict[str, Any]:
         """Return the arguments of a policy, with graphs, weights and inner policies in place of their JSON."""
-        arguments = {key: self._argument(key, value, _join(place, key), context) for key, value in given.items()}
-        if name == "stages" and "stages" in given:
-            arguments["stages"] = self._stages(given["stages"], _join(place, "stages"), context, depth)
+        arguments = {key: self._argument(key, value, _join(place, key), context) for key, value in values.items()}
+        if name == "stages" and "stages" in values:
+            arguments["stages"] = self._stages(values["stages"], _join(place, "stages"), context, depth)
         if name == "by_group":
-            groups = given.get("groups")
-            if "groups" in given:
+            groups = values.get("groups")
+            if "groups" in values:
                 self._check_groups(groups, _join(place, "groups"))
-            if "outer" in given:
+            if "outer" in values:
                 arguments["outer"] = self._policy(
-                    given["outer"], _join(place, "outer"), context.of_groups(groups), depth + 1
+                    values["outer"], _join(place, "outer"), context.of_groups(groups), depth + 1
                 )
-            if "inner" in given:
-                arguments["inner"] = self._inner(given["inner"], groups, _join(place, "inner"), context, depth)
+            if "inner" in values:
+                arguments["inner"] = self._inner(values["inner"], groups, _join(place, "inner"), context, depth)
         return arguments
 
     def _argument(self, key: str, value: Any, place: str, context: Context) -> Any:

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Int, Integer
 
 from skillshard.mixing.round_plan import Maps, RoundPlan
-from skillshard.shards.token_set import CHECK_BYTES, CheckedBytes, SkillTokens, id_dtype
+from skillshard.shards.token_manifest import id_dtype
+from skillshard.shards.token_set import CHECK_BYTES, CheckedBytes, SkillTokens
 
 # Two windows hold a block that reaches over the end of a window.
 TABLES_KEPT = 2

@@ -103,10 +103,10 @@ def _round_at(policy: Policy, at: int | None, sizes: Sequence[int]) -> NextRound
     """
     within = list(policies_within(policy))
     names = [transform.name for inner in within if isinstance(inner, Chain) for transform in inner.transforms]
-    back = [name for name in names if name in LOOK_BACK]
-    if back:
+    following = [name for name in names if name in LOOK_BACK]
+    if following:
         raise PolicyError(
-            f"transform {back[0]} follows the rounds before, so its weights need a run: list the draws of a run with 'skillshard mix --ledger', and "
+            f"transform {following[0]} follows the rounds before, so its weights need a run: list the draws of a run with 'skillshard mix --ledger', and "
             "look at the weights with 'skillshard inspect'."
         )
     if at is not None:
@@ -119,11 +119,11 @@ def _round_at(policy: Policy, at: int | None, sizes: Sequence[int]) -> NextRound
     return None
 
 
-def read_weights(given: str | os.PathLike[str]) -> dict[str, float]:
+def read_weights(source: str | os.PathLike[str]) -> dict[str, float]:
     """Read weights from a file of weights, a file of a proposal, or a JSON object of skill names and numbers.
 
     Args:
-        given: Path of the file. A text that begins with { is read as JSON in place of a file.
+        source: Path of the file. A text that begins with { is read as JSON in place of a file.
 
     Returns:
         Skill -> weight, not normalized.
@@ -138,10 +138,10 @@ def read_weights(given: str | os.PathLike[str]) -> dict[str, float]:
     Traceback (most recent call last):
     skillshard.errors.PolicyError: {"add": [0.5]} holds no weights: add is [0.5], not a number from 0 to 1e100. Give the output of 'skillshard weights --out' ...
     """
-    text = os.fspath(given)
+    text = os.fspath(source)
     is_text = text.lstrip().startswith("{")
     place = text if not is_text or len(text) <= 60 else f"{text[:57]}..."
-    value = canonical.from_json(text.encode(), place) if is_text else storage.read_json(given)
+    value = canonical.from_json(text.encode(), place) if is_text else storage.read_json(source)
     return _weights_in(value, place)
 
 

@@ -27,7 +27,7 @@ from skillshard.mixing.records import Records, open_records, resumes
 from skillshard.mixing.steering import steerings
 from skillshard.printable import printable
 from skillshard.shards import manifest as shards_manifest
-from skillshard.shards import token_set
+from skillshard.shards import token_manifest
 from skillshard.shards.manifest import Edition, Layout, Manifest1, Manifest4, ManifestSkill2
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet
@@ -330,7 +330,7 @@ def facts_at(place: str | os.PathLike[str]) -> TagsFacts | ShardsFacts | TokensF
         return tags_facts(Tags.open(place))
     if kind == shards_manifest.MANIFEST:
         return shards_facts(ShardSet.open(place))
-    if kind == token_set.MANIFEST:
+    if kind == token_manifest.MANIFEST:
         return tokens_facts(TokenSet.open(place))
     if kind == export_module.MANIFEST:
         return export_facts(place)

@@ -24,11 +24,12 @@ from skillshard.mixing.weights_file import WeightsFile
 from skillshard.printable import counted, printable, shortened, size_in_words
 from skillshard.report.facts import ExportFacts, RunFacts, RunSkip, export_facts, run_facts, shards_facts, tokens_facts
 from skillshard.shards import manifest as shards_manifest
-from skillshard.shards import token_set
+from skillshard.shards import token_manifest
 from skillshard.shards.manifest import SPLIT_BY_ID, AnyManifest, Manifest1, ManifestSkill2
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOW_TO_HOLD_OUT
-from skillshard.shards.token_set import TokenSet, TokensManifest4
+from skillshard.shards.token_manifest import TokensManifest4
+from skillshard.shards.token_set import TokenSet
 from skillshard.taggers.clusters.kmeans import Choice, about_choice
 from skillshard.taggers.clusters.saved import AnyModelManifest, Cluster, Cluster1, SavedClusters, has_clusters
 from skillshard.tags import Tags
@@ -48,7 +49,7 @@ def show(place: str | os.PathLike[str]) -> None:
             print_line(
                 "Beside each shard lie keys: for each sample the hashes of its id and text, and its file and row in the corpus."
             )
-    elif kind == token_set.MANIFEST:
+    elif kind == token_manifest.MANIFEST:
         show_tokens(TokenSet.open(place))
     elif kind == export_module.MANIFEST:
         show_export(export_facts(place))

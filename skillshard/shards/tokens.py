@@ -31,7 +31,7 @@ from skillshard.printable import counted, size_in_words, time_in_words
 from skillshard.progress import advance
 from skillshard.shards.manifest import SPLITS, gathered
 from skillshard.shards.read import OpenShard, ShardSet, SkillShards
-from skillshard.shards.token_set import (
+from skillshard.shards.token_manifest import (
     CHAT_TEMPLATE,
     MANIFEST,
     TOKENIZER,
@@ -40,17 +40,15 @@ from skillshard.shards.token_set import (
     KeptChat,
     KeptIds,
     TokenColumns,
-    TokenSet,
     TokensManifest,
     TokensManifest3,
     TokensManifest4,
     TokensSkill,
-    checks_of,
     file_name,
     id_dtype,
     id_type_of,
-    refuse_beyond,
 )
+from skillshard.shards.token_set import TokenSet, checks_of, refuse_beyond
 from skillshard.shards.tokenizers import TEXTS_AT_ONCE, encode, encode_with_offsets, num_ids, open_tokenizer
 
 if TYPE_CHECKING:

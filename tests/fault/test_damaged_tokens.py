@@ -19,7 +19,8 @@ from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import stratified
 from skillshard.shards import token_set
 from skillshard.shards.read import ShardSet
-from skillshard.shards.token_set import KeptIds, TokenSet, checks_of, id_type_of
+from skillshard.shards.token_manifest import KeptIds, id_type_of
+from skillshard.shards.token_set import TokenSet, checks_of
 from skillshard.shards.tokens import tokenize_shard, write_tokens
 from tests.commands import fails, skillshard, works
 from tests.conftest import HERE, tag_and_shard, write_corpus

@@ -18,7 +18,8 @@ from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.records import verify_ledger
 from skillshard.policies import Policy, fixed, proportional, stratified
 from skillshard.shards.read import ShardSet
-from skillshard.shards.token_set import KeptChat, TokenSet, TokensManifest4
+from skillshard.shards.token_manifest import KeptChat, TokensManifest4
+from skillshard.shards.token_set import TokenSet
 from tests.commands import works
 from tests.tokenizers_trained import BOS, EOS, counted, uneven_shards
 

@@ -23,7 +23,8 @@ from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import stratified
 from skillshard.proxy.pretrained import read_tokens
 from skillshard.shards.read import ShardSet
-from skillshard.shards.token_set import TokenSet, TokensManifest4
+from skillshard.shards.token_manifest import TokensManifest4
+from skillshard.shards.token_set import TokenSet
 from skillshard.shards.tokens import write_tokens
 from skillshard.shards.write import write_shards
 from tests.commands import fails, works
