@@ -47,6 +47,7 @@ _HOMES = {
     "losses_per_skill": "skillshard.evaluation",
     "needed": "skillshard.extras",
     "open_recorded": "skillshard.mixing.recorded",
+    "open_recorded_chain": "skillshard.mixing.recorded_chain",
     "policies": "skillshard",
     "read_policy": "skillshard.mixing.policy_file",
     "regroup_tags": "skillshard.taggers",

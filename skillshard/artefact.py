@@ -44,6 +44,8 @@ MANIFESTS = {
     "run.json": "a run's ledger",
 }
 """The file that finishes an artefact -> the kind of artefact."""
+NOT_BEGUN = "is a run that continues another run and has not begun: start the training with this ledger."
+"""End of a sentence about the ledger of a run that `skillshard continue` has made."""
 
 
 class _Lock:
@@ -387,10 +389,8 @@ def kind(place: str | os.PathLike[str]) -> str:
     shown = places.public(folder)
     if storage.exists(places.join(folder, ".work", "job.json")):
         raise StorageError(f"{shown} is not finished: run the command that began it again.")
-    if storage.exists(places.join(folder, "handover.json")):
-        raise StorageError(
-            f"{shown} is a run that continues another run and has not begun: start the training with this ledger."
-        )
+    if has_not_begun(place):
+        raise StorageError(f"{shown} {NOT_BEGUN}")
     known = ", ".join(f"{name} ({what})" for name, what in MANIFESTS.items())
     if places.is_remote(folder):
         raise StorageError(f"{shown} holds no artefact of skillshard: none of {known} is there. Is the address right?")
@@ -400,6 +400,14 @@ def kind(place: str | os.PathLike[str]) -> str:
     if local.is_file():
         raise StorageError(f"{shown} is a file, and no artefact of skillshard. {_what_reads(local)}")
     raise StorageError(f"{shown} holds no artefact of skillshard: none of {known} is there.")
+
+
+def has_not_begun(place: str | os.PathLike[str]) -> bool:
+    """Return whether a place holds the ledger of a run that continues another run and has not begun."""
+    if web.is_web(os.fspath(place)):
+        return False
+    folder = _plain(place)
+    return storage.exists(places.join(folder, "handover.json")) and not storage.exists(places.join(folder, "run.json"))
 
 
 def _what_reads(file: Path) -> str:

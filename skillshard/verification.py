@@ -7,7 +7,7 @@ from skillshard import export as export_module
 from skillshard import tags as tags_module
 from skillshard.export import ExportManifest, verify_export
 from skillshard.mixing.ledger import DirectoryLedger
-from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.mixing.records import open_records, verify_beginning, verify_ledger
 from skillshard.printable import counted
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import token_manifest
@@ -21,6 +21,8 @@ from skillshard.tags import Tags
 
 def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
     """Return every fault of the artefact at `place`, and the sentence to print if no fault is found."""
+    if artefact.has_not_begun(place):
+        return _verify_beginning(place)
     kind = artefact.kind(place)
     if kind == tags_module.MANIFEST:
         tags = Tags.open(place)
@@ -60,6 +62,18 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
         return faults, ""
     records = open_records(ledger)
     return [], (
-        f"{places.public(place)}: {records.rounds.num():,} rounds and {records.observations.num():,} observations follow from one another, in generation "
+        f"{places.public(place)}: {counted(records.rounds.num(), 'round')} and {counted(records.observations.num(), 'observation')} follow from one another, in generation "
         f"{records.generation}."
+    )
+
+
+def _verify_beginning(place: str | os.PathLike[str]) -> tuple[list[str], str]:
+    """Check a run that continues another run and has not begun."""
+    faults, handover = verify_beginning(DirectoryLedger(place))
+    if handover is None or faults:
+        return faults, ""
+    step = "an unknown step" if handover.step is None else f"step {handover.step:,}"
+    return [], (
+        f"{places.public(place)}: the handover is as it was written. The run continues run {handover.run} from draw {handover.draw:,}, {step}, and nothing "
+        "has been drawn yet."
     )

@@ -12,7 +12,8 @@ from skillshard.cli.verb import Verb
 from skillshard.printable import counted, printable
 
 if TYPE_CHECKING:
-    from skillshard.mixing.recorded import RecordedSample, RecordedStream
+    from skillshard.mixing.recorded import RecordedSample
+    from skillshard.mixing.recorded_chain import DrawnInRun, RecordedChain, SeenSample, SkippedInRun
 
 STEPS = "Steps"
 """Panel of the help."""
@@ -21,11 +22,11 @@ SHOWN_CHARACTERS = 160
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Directory of the run's ledger.")]
 Shards = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--shards",
         metavar="SHARDS",
-        help="Shards of the run, if the shards were moved.",
+        help="Shards of the run, if the shards were moved. Repeat the option for the shards of the runs before.",
         show_default="the place that the run has noted",
     ),
 ]
@@ -43,13 +44,12 @@ StepDraws = Annotated[
 JsonLines = Annotated[bool, typer.Option("--json", help="Write a JSON object for each draw, a line each.")]
 
 
-def _open(run: str, shards: str | None, cache: Cache) -> "RecordedStream":
-    from skillshard.mixing.recorded import open_recorded
+def _open(run: str, shards: list[str] | None, cache: Cache) -> "RecordedChain":
+    from skillshard.mixing.recorded_chain import open_recorded_chain
 
-    if shards is None:
+    if not shards:
         Verb.given.refuse(["cache", "cache_bytes"], "needs the address of the shards: give --shards")
-        return open_recorded(run)
-    return open_recorded(run, cache.open(shards))
+    return open_recorded_chain(run, [cache.open(place) for place in shards or []])
 
 
 @grouped
@@ -95,7 +95,7 @@ def at(
 ) -> None:
     """Show the samples of a draw or of an optimizer step: skill, id, file and row of the corpus, text.
 
-    Draws, rounds, epochs and rows count from 0.
+    Draws, rounds, epochs and rows count from 0. A draw or a step before a run that was made by `skillshard continue` is read from the run before.
     """
     if (draw is None) == (step is None):
         raise typer.BadParameter("give either --draw or --step.", param_hint="--draw")
@@ -108,22 +108,22 @@ def at(
     if batch_size is not None:
         Verb.given.refuse(["step_draws"], "says what --batch-size and --world-size say: leave out one of the two")
         step_draws = batch_size * (world_size or 1)
-    from skillshard.mixing.ledger import skipped_by
-
     past = _open(run, shards, cache)
     if draw is not None:
         draws = range(draw, draw + num)
     else:
-        from skillshard.mixing.steps import Steps
-
         assert step is not None
-        draws = _of_rank(Steps(past.records, step_draws).draws_of(step), rank, world_size)
-    for sample in past.samples(draws):
-        _show(sample, json=json)
-    part = skipped_by(past.run)
-    for stretch in part.stretches if part else []:
+        draws = _of_rank(past.draws_of_step(step, step_draws), rank, world_size)
+    named = len(past.segments) > 1 or past.first_draw > 0
+    for ledger, sample in past.samples(draws):
+        _show(sample, ledger, json=json, named=named)
+    for skip in past.skips:
+        stretch = skip.stretch
         if stretch.first < draws.stop and draws.start < stretch.first + stretch.num:
-            typer.echo(printable(f"note: {stretch.sentence}. The lines above are the draws of this run."), err=True)
+            own = skip.after if skip.after == past.segments[-1].name else f"{skip.after} or later runs"
+            look = f", and 'skillshard at {skip.before} --draw {stretch.first} --num {stretch.num}' shows the skipped draws"
+            note = f"note: {stretch.sentence_of(skip.before or 'the run before')}. The lines above are the draws of {own}{look if skip.before else ''}."
+            typer.echo(printable(note), err=True)
 
 
 def _of_rank(draws: range, rank: int | None, world_size: int | None) -> range:
@@ -136,16 +136,18 @@ def _of_rank(draws: range, rank: int | None, world_size: int | None) -> range:
     return draws if rank is None else draws[rank::world_size]
 
 
-def _show(sample: "RecordedSample", *, json: bool) -> None:
+def _show(sample: "RecordedSample", ledger: str, *, json: bool, named: bool) -> None:
+    """Show a draw. `named` adds the run to its round, because each run of a chain counts its rounds from 0."""
     if json:
-        typer.echo(orjson.dumps(sample._asdict()).decode())
+        typer.echo(orjson.dumps({**sample._asdict(), "run": printable(ledger)}).decode())
         return
     source = "no keys beside the shards" if sample.file is None else f"{sample.file}, row {sample.row:,}"
     text = " ".join(sample.text.split())
     shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
     typer.echo(
         printable(
-            f"draw {sample.draw:,}, round {sample.round:,}, epoch {sample.epoch:,} of skill {sample.skill}: {sample.id} ({source})"
+            f"draw {sample.draw:,}, round {sample.round:,}{f' of {ledger}' if named else ''}, epoch {sample.epoch:,} of skill {sample.skill}: "
+            f"{sample.id} ({source})"
         )
     )
     typer.echo(f"    {printable(shown)}")
@@ -163,43 +165,40 @@ def seen(
 ) -> None:
     """Show each draw of a sample: the draw, the optimizer step and the epoch.
 
-    Draws, rounds and epochs count from 0.
+    Draws, rounds and epochs count from 0. A run that was made by `skillshard continue` is searched together with the runs before.
     """
-    from skillshard.errors import LedgerError
-    from skillshard.mixing.steps import Steps
+    from skillshard.mixing.recorded_chain import SkippedInRun
 
     past = _open(run, shards, cache)
     with Bars() as bars, bars.working("searching"):
-        stored = past.find(id)
-        draws = [draw for sample in stored for draw in past.draws_of(sample)]
-        skips = [skip for sample in stored for skip in past.skips_of(sample)]
-    if not stored:
-        raise LedgerError(f"no sample of the run's shards has the id {id!r}.")
-    for skip in skips:
+        sample = past.seen(id, step_draws=step_draws)
+    named = len(past.segments) > 1 or past.first_draw > 0
+    for event in sample.history:
         if json:
-            typer.echo(orjson.dumps({"skipped": skip._asdict()}).decode())
+            facts = {**event._asdict(), "run": event.run and printable(event.run)}
+            typer.echo(orjson.dumps({"skipped": facts} if isinstance(event, SkippedInRun) else facts).decode())
             continue
-        last = skip.first + skip.num - 1
-        typer.echo(
-            printable(
-                f"skipped in epoch {skip.epoch:,}: in the draws {skip.first:,} to {last:,} of the run before, because {skip.why}"
-            )
-        )
-    steps = Steps(past.records, step_draws)
-    for draw in draws:
-        facts = {**draw._asdict(), "step": steps.step_of(draw.draw)}
-        if json:
-            typer.echo(orjson.dumps(facts).decode())
-            continue
-        at_step = "" if facts["step"] is None else f", step {facts['step']:,}"
-        typer.echo(f"draw {draw.draw:,}{at_step}, round {draw.round:,}, epoch {draw.epoch:,}")
+        line = _skipped(event) if isinstance(event, SkippedInRun) else _drawn(event, named=named)
+        typer.echo(printable(line))
+    for fault in sample.faults:
+        typer.echo(printable(f"note: a part of the history is not searched: {fault}"), err=True)
     if not json:
-        typer.echo(
-            printable(_summary(id, stored[0].skill, stored[0].split, len(draws), past.num_draws - past.run.first_draw))
-        )
+        typer.echo(printable(_summary(id, sample, named=named)))
 
 
-def _summary(sample_id: str, skill: str, split: str, num_seen: int, num_draws: int) -> str:
-    if split == "holdout":
-        return f"{sample_id} of skill {skill} is held out, so no training draws it."
-    return f"{sample_id} of skill {skill}: {counted(num_seen, 'draw')} among the {num_draws:,} decided draws."
+def _drawn(draw: "DrawnInRun", *, named: bool) -> str:
+    at_step = "" if draw.step is None else f", step {draw.step:,}"
+    of_run = f" of {draw.run}" if named else ""
+    return f"draw {draw.draw:,}{at_step}, round {draw.round:,}{of_run}, epoch {draw.epoch:,}"
+
+
+def _skipped(skip: "SkippedInRun") -> str:
+    last = skip.first + skip.num - 1
+    return f"skipped in epoch {skip.epoch:,}: in the draws {skip.first:,} to {last:,} of {skip.run or 'the run before'}, because {skip.why}"
+
+
+def _summary(sample_id: str, sample: "SeenSample", *, named: bool) -> str:
+    if sample.split == "holdout" and not sample.num_drawn:
+        return f"{sample_id} of skill {sample.skill} is held out, so no training draws it."
+    of_runs = f" of {counted(sample.num_runs, 'run')}" if named else ""
+    return f"{sample_id} of skill {sample.skill}: {counted(sample.num_drawn, 'draw')} among the {sample.num_draws:,} decided draws{of_runs}."

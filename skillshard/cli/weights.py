@@ -199,13 +199,13 @@ def mix(
     """Write the stream of a policy that needs no trainer, or of a run: the draw, skill and id of each sample."""
     from skillshard.artefact import refuse_nested
     from skillshard.mixing.listing import ARGUMENTS, list_draws, list_recorded
-    from skillshard.mixing.recorded import open_recorded
+    from skillshard.mixing.recorded_chain import open_recorded_chain
 
     opened = choose_skills(cache.open(shards), skills)
     if ledger is not None:
         refuse_nested(ledger, [shards], argument="ledger")
         if not any(name in Verb.given for name in DETERMINE_A_STREAM) and (ledger / "run.json").exists():
-            past = open_recorded(ledger, opened)
+            past = open_recorded_chain(ledger, [opened])
             with Bars() as bars, bars.working("listing draws"):
                 listing = list_recorded(past, first=first, num=draws)
             if listing.num_draws < draws:

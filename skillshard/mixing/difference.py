@@ -9,9 +9,8 @@ from jaxtyping import Int
 
 from skillshard import canonical
 from skillshard.artefact import differences
-from skillshard.mixing.continuation import earlier_runs
+from skillshard.mixing.chain import Chain, Segment
 from skillshard.mixing.ledger import (
-    DirectoryLedger,
     RecordType,
     RunRecord,
     SteeredRoundRecord,
@@ -19,7 +18,7 @@ from skillshard.mixing.ledger import (
     skipped_by,
 )
 from skillshard.mixing.order import interleave
-from skillshard.mixing.records import Numbered, Records, open_records
+from skillshard.mixing.records import Numbered, Records
 from skillshard.printable import counted
 
 Kind = Literal["equal", "configuration", "continued", "observation", "round", "length"]
@@ -49,41 +48,13 @@ class Difference(NamedTuple):
     sentence: str
 
 
-class Segment(NamedTuple):
-    """A run of a chain of continued runs.
-
-    Attributes:
-        records: Records of the run.
-        end: Draw at which the next run of the chain continues. None for the last run.
-    """
-
-    records: Records
-    end: int | None
-
-
-def chain_of(records: Records) -> list[Segment]:
-    """Return a run with the runs that the run continues, the oldest first, as far as their ledgers are at the noted places.
-
-    Raises:
-        LedgerError: A record is damaged.
-    """
-    earlier = earlier_runs(records.ledger) if isinstance(records.ledger, DirectoryLedger) else []
-    # A run whose ledger is not at its noted place has no first draw.
-    opened = [
-        Segment(open_records(DirectoryLedger(run.place or "")), run.end_draw)
-        for run in earlier
-        if run.first_draw is not None
-    ]
-    return [*opened, Segment(records, None)]
-
-
 def difference(first: Records, second: Records) -> Difference:
     """Find the first difference between two runs, each with the runs that the run continues.
 
     Raises:
         LedgerError: A record is damaged.
     """
-    chains = chain_of(first), chain_of(second)
+    chains = Chain.of(first).segments, Chain.of(second).segments
     begins = [chain[0].records.run.first_draw for chain in chains]
     sample = first_other_sample(first, second)
     samples = (
@@ -210,7 +181,7 @@ def first_other_sample(first: Records, second: Records) -> int | None:
 
     Two draws are the same sample if all draws before are, and if the skills, their samples and the keys of their orders are equal.
     """
-    chains = chain_of(first), chain_of(second)
+    chains = Chain.of(first).segments, Chain.of(second).segments
     begins = [chain[0].records.run.first_draw for chain in chains]
     if begins[0] != begins[1]:
         return None

@@ -190,9 +190,13 @@ class SkippedStretch(BaseModel):
 
     @property
     def sentence(self) -> str:
+        return self.sentence_of("the run before")
+
+    def sentence_of(self, run: str) -> str:
+        """Say that the draws of a run are skipped, and why."""
         last = self.first + self.num - 1
         draws = f"draw {self.first:,}" if self.num == 1 else f"draws {self.first:,} to {last:,}"
-        return f"{draws} of the run before {'is' if self.num == 1 else 'are'} skipped, because {self.why}"
+        return f"{draws} of {run} {'is' if self.num == 1 else 'are'} skipped, because {self.why}"
 
 
 class SkipInEpoch(BaseModel):

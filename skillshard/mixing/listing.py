@@ -10,12 +10,13 @@ import numpy as np
 import orjson
 from jaxtyping import Int
 
-from skillshard.errors import PolicyError, RepetitionWarning, did_you_mean
+from skillshard.errors import LedgerError, PolicyError, RepetitionWarning, did_you_mean
 from skillshard.graph.skill_graph import SkillGraph
+from skillshard.mixing.ledger import HANDOVER, DirectoryLedger, HandoverRecord, read_record
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.named_policy import HOLDERS, Context, policy_of_text
 from skillshard.mixing.policy_file import is_by_name, policy_given
-from skillshard.mixing.recorded import RecordedStream
+from skillshard.mixing.recorded_chain import RecordedChain
 from skillshard.mixing.rounds import MANY_EPOCHS, EndOfStream, warn_of_repetition
 from skillshard.mixing.weights_file import read_weights
 from skillshard.policies import (
@@ -248,6 +249,8 @@ def list_draws(
     Warns:
         RepetitionWarning: Skills pass 4 epochs within the listed draws. Later draws of the last round do not count.
     """
+    if ledger is not None:
+        _refuse_before_the_beginning(DirectoryLedger(ledger), first)
     with tempfile.TemporaryDirectory() as folder:
         mixer = open_stream(
             shards,
@@ -271,14 +274,25 @@ def list_draws(
         return Listing(b"".join(lines), len(lines))
 
 
-def list_recorded(past: RecordedStream, *, first: int, num: int) -> Listing:
-    """List the draws first .. first + num - 1 of a run of any policy, as far as the rounds are decided."""
+def _refuse_before_the_beginning(ledger: DirectoryLedger, first: int) -> None:
+    """Raise LedgerError, before a run is begun, if its ledger continues another run from a later draw than `first`."""
+    handover = read_record(ledger, HANDOVER, HandoverRecord)
+    if handover is not None and first < handover.draw:
+        raise LedgerError(
+            f"{ledger} continues another run from draw {handover.draw:,}, and the draws from {first:,} on were asked for: give `first={handover.draw}`, or a "
+            "later draw."
+        )
+
+
+def list_recorded(past: RecordedChain, *, first: int, num: int) -> Listing:
+    """List the draws first .. first + num - 1 of a run of any policy and of the runs before, as far as the rounds are decided."""
     draws = range(first, min(first + num, past.num_draws))
     lines: list[bytes] = []
     for start in range(0, len(draws), DRAWS_AT_ONCE):
         advance(start, len(draws))
         lines += [
-            _line(sample.draw, sample.skill, sample.id) for sample in past.samples(draws[start : start + DRAWS_AT_ONCE])
+            _line(sample.draw, sample.skill, sample.id)
+            for _, sample in past.samples(draws[start : start + DRAWS_AT_ONCE])
         ]
     return Listing(b"".join(lines), len(lines))
 

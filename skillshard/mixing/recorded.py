@@ -19,11 +19,12 @@ from skillshard import canonical, places
 from skillshard.errors import LedgerError, ShardError, StorageError
 from skillshard.hash_ranges import id_hash
 from skillshard.memo import memoized
-from skillshard.mixing.ledger import DirectoryLedger, Ledger, RoundRecord, skipped_by
+from skillshard.mixing.ledger import DirectoryLedger, Ledger, RoundRecord, RunRecord, skipped_by
 from skillshard.mixing.order import SkillOrder, interleave
 from skillshard.mixing.positions import open_epoch, orders_of
 from skillshard.mixing.records import Records, open_records
 from skillshard.mixing.round_plan import RoundPlan, plan_round
+from skillshard.printable import counted
 from skillshard.shards.read import ShardSet, SkillShards
 
 SHARDS_NOTE = "beside/shards.json"
@@ -161,7 +162,13 @@ class RecordedStream:
                 f"the draws of the run of {ledger} are blocks of tokens (unit 'blocks') and not samples: read the blocks with PackedTokens(..., "
                 "packing='skill')."
             )
-        self.shards = _shards_of_run(shards, self.run.skills, self.run.shards, str(ledger))
+        chosen = _chosen_for_run(shards, self.run)
+        if chosen is None:
+            raise LedgerError(
+                f"{ledger} is a run over the shards {self.run.shards}, and {places.public(shards.root)} holds the shards {shards.digest}. Give the "
+                "shards of the run."
+            )
+        self.shards = chosen
         self._train: list[SkillShards] = [self.shards.train[skill] for skill in self.run.skills]
         self._orders = orders_of(self.run, self._train)
         self.num_rounds = self.records.rounds.num()
@@ -301,13 +308,18 @@ class RecordedStream:
         if int(draws.min()) < self.run.first_draw:
             raise LedgerError(
                 f"draw {int(draws.min()):,} was asked for, and {self.records.ledger} continues another run from draw {self.run.first_draw:,}: look into "
-                "the ledger of that run."
+                "the ledger of that run, or open both runs with `open_recorded_chain`."
             )
         if (last := int(draws.max())) >= self.num_draws:
+            decided = (
+                f"the draws {self.run.first_draw:,} to {self.num_draws - 1:,}"
+                if 0 < self.run.first_draw < self.num_draws
+                else f"{self.num_draws - self.run.first_draw:,} draws"
+            )
             why = (
                 f"the stream ended after {self.num_draws:,} draws"
                 if self.has_ended
-                else f"{self.records.ledger} has decided {self.num_draws:,} draws, in {self.num_rounds:,} rounds"
+                else f"{self.records.ledger} has decided {decided}, in {counted(self.num_rounds, 'round')}"
             )
             raise LedgerError(f"draw {last:,} does not exist: {why}. Give a smaller draw.")
 
@@ -335,17 +347,17 @@ def _rows_of_id(skill_shards: SkillShards, shard: int, sample_id: str) -> list[i
     return [row for row in range(int(first), int(end)) if opened.sample(row).id == sample_id]
 
 
-def _shards_of_run(shards: ShardSet, skills: Sequence[str], digest: str, ledger: str) -> ShardSet:
-    """Return the shards of a run, which may have chosen some skills of a larger set."""
-    if shards.digest == digest:
+def fits_run(shards: ShardSet, run: RunRecord) -> bool:
+    """Return whether a run has read a shard set, or some of its skills."""
+    return _chosen_for_run(shards, run) is not None
+
+
+def _chosen_for_run(shards: ShardSet, run: RunRecord) -> ShardSet | None:
+    """Return the shards of a run, which may have chosen some skills of a larger set. None: the run has read other shards."""
+    if shards.digest == run.shards:
         return shards
     try:
-        chosen = shards.choose(skills)
+        chosen = shards.choose(run.skills)
     except ShardError:
-        chosen = None
-    if chosen is None or chosen.digest != digest:
-        raise LedgerError(
-            f"{ledger} is a run over the shards {digest}, and {places.public(shards.root)} holds the shards {shards.digest}. Give the "
-            "shards of the run."
-        )
-    return chosen
+        return None
+    return chosen if chosen.digest == run.shards else None

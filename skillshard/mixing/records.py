@@ -15,6 +15,7 @@ from typing import Generic
 
 import numpy as np
 
+from skillshard.artefact import NOT_BEGUN
 from skillshard.errors import LedgerError
 from skillshard.memo import memoized
 from skillshard.mixing.block_counts import faults_of_blocks
@@ -422,6 +423,8 @@ def open_records(ledger: Ledger) -> Records:
 
 def _run(ledger: Ledger) -> RunRecord:
     run = read_record(ledger, RUN, RunRecord)
+    if run is None and ledger.get(HANDOVER) is not None:
+        raise LedgerError(f"{ledger} {NOT_BEGUN}")
     if run is None:
         raise LedgerError(f"{ledger} holds no run: {RUN} is missing. Give the ledger's directory.")
     return run
@@ -551,16 +554,37 @@ def _faults_of_handover(ledger: Ledger, run: RunRecord) -> list[str]:
         return [str(error)]
     if handover is None:
         return [f"{ledger}/{HANDOVER} is missing. {REMEDY}"]
-    part = skipped_by(handover)
-    fault = None
-    if handover.checksum != run.continues.handover or (part, open_skips_of(handover)) != (
+    if handover.checksum != run.continues.handover or (skipped_by(handover), open_skips_of(handover)) != (
         skipped_by(run),
         open_skips_of(run),
     ):
-        fault = f"is not the handover that {RUN} names: one of them was changed."
-    elif part is not None and places_after(part) != (handover.skills, open_skips_of(handover)):
-        fault = "has places that do not follow from its skipped draws: it was changed."
-    return [] if fault is None else [f"{ledger}/{HANDOVER} {fault} {REMEDY}"]
+        return [f"{ledger}/{HANDOVER} is not the handover that {RUN} names: one of them was changed. {REMEDY}"]
+    return _faults_of_skips(ledger, handover)
+
+
+def _faults_of_skips(ledger: Ledger, handover: HandoverRecord) -> list[str]:
+    part = skipped_by(handover)
+    if part is None or places_after(part) == (handover.skills, open_skips_of(handover)):
+        return []
+    return [f"{ledger}/{HANDOVER} has places that do not follow from its skipped draws: it was changed. {REMEDY}"]
+
+
+def verify_beginning(ledger: Ledger) -> tuple[list[str], HandoverRecord | None]:
+    """Check the ledger of a run that continues another run and has not begun.
+
+    Returns:
+        Every fault, and the handover. The handover is None if the handover itself has a fault.
+    """
+    try:
+        handover = read_record(ledger, HANDOVER, HandoverRecord)
+    except LedgerError as error:
+        return [str(error)], None
+    if handover is None:
+        return [f"{ledger}/{HANDOVER} is missing. {REMEDY}"], None
+    # Steerings and records of rounds come after run.json.
+    begun = has_records(ledger, 0) or generations(ledger) or numbers_in(ledger, "steers")
+    missing = [f"{ledger}/{RUN} is missing, and the run has begun. {REMEDY}"] if begun else []
+    return [*missing, *_faults_of_skips(ledger, handover)], handover
 
 
 def packed_begin(ledger: Ledger, run: RunRecord) -> PackedBeginRecord | None:

@@ -23,12 +23,13 @@ class Steps:
     Args:
         records: Records of the run.
         step_draws: Number of draws of a step, over all ranks and gradient accumulation. None: the number follows from the reports.
+        end: Place at which another run continues the run, for a run whose reports do not tell the number. None: unknown.
 
     Raises:
         LedgerError: `step_draws` is below 1.
     """
 
-    def __init__(self, records: Records, step_draws: int | None = None) -> None:
+    def __init__(self, records: Records, step_draws: int | None = None, *, end: Anchor | None = None) -> None:
         if step_draws is not None and step_draws < 1:
             raise LedgerError(f"`step_draws={step_draws}`: give the number of draws of an optimizer step, at least 1.")
         self._observations = records.observations
@@ -36,6 +37,7 @@ class Steps:
         begun = records.run.continues
         self._beginning = Anchor(0, 0) if begun is None or begun.step is None else Anchor(begun.step, begun.draw)
         self._step_draws = step_draws
+        self._end = end
 
     def uniform(self) -> int | None:
         """Return the number of draws of a step if all reports give the same number, or None."""
@@ -93,7 +95,8 @@ class Steps:
             if self._step_draws is not None:
                 return self._step_draws
             earlier, _ = self._around(before.draw - 1, "draw") if before.draw else (before, None)
-            return _pace(earlier, before)
+            pace = _pace(earlier, before)
+            return _pace(before, self._end) if pace is None and self._end is not None else pace
         pace = _pace(before, after)
         if self._step_draws is not None and pace != self._step_draws:
             raise LedgerError(

@@ -18,6 +18,7 @@ from skillshard import canonical
 from skillshard.errors import GraphError, LedgerError, name_some
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms
+from skillshard.mixing.chain import Chain, Segment
 from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, RoundRecord, RunRecord, SteeredRoundRecord
 from skillshard.mixing.order import SCALE_BITS
 from skillshard.mixing.recorded import open_recorded
@@ -143,32 +144,17 @@ def _placed(history: RunHistory, beside: str | os.PathLike[str] | None) -> RunHi
     return history.model_copy(update={"facts": history.facts.model_copy(update={"place": place})})
 
 
-class _Stretch(NamedTuple):
-    """The part of a run that belongs to a history.
-
-    Attributes:
-        ledger: Ledger of the run.
-        end_draw: Draw from which the next run continues. None for the last run.
-    """
-
-    ledger: DirectoryLedger
-    end_draw: int | None
-
-
 def _run_history(ledger: DirectoryLedger, points: int, graphs: dict[str, str | os.PathLike[str]]) -> RunHistory:
-    facts, run = run_facts(ledger), open_records(ledger).run
+    facts, records = run_facts(ledger), open_records(ledger)
+    run = records.run
     if not facts.num_rounds:
         raise LedgerError(
             f"{ledger} has decided no round yet, so a report has nothing to show. 'skillshard inspect {ledger}' shows what the run waits for."
         )
-    readable = [before for before in facts.earlier if before.first_draw is not None and before.place is not None]
-    stretches = [
-        *(_Stretch(DirectoryLedger(before.place or ""), before.end_draw) for before in readable),
-        _Stretch(ledger, None),
-    ]
-    rounds, events = _rounds_and_events(stretches)
+    segments = Chain.of(records).segments
+    rounds, events = _rounds_and_events(segments)
     shown_rounds = [rounds[number] for number in _evenly(len(rounds), points)]
-    reports = {record.draw: record for stretch in stretches for record in _reports(stretch)}
+    reports = {record.draw: record for segment in segments for record in _reports(segment)}
     draws = sorted(reports)
     # The newest report of each shown round is shown too, so that a page can name the losses behind its weights.
     wanted = {draws[number] for number in _evenly(len(draws), points)} | {row.shown.observed_to for row in shown_rounds}
@@ -230,16 +216,15 @@ def _skill_course(name: str, rows: Sequence[_Row]) -> SkillCourse:
     return SkillCourse(name=name, weights=columns[0], epochs=columns[1], intended=columns[2], achieved=columns[3])
 
 
-def _rounds_and_events(stretches: Sequence[_Stretch]) -> tuple[list[_Row], list[Event]]:
+def _rounds_and_events(segments: Sequence[Segment]) -> tuple[list[_Row], list[Event]]:
     rows: list[_Row] = []
     events: list[Event] = []
-    for number, stretch in enumerate(stretches):
-        records = open_records(stretch.ledger)
-        run = records.run
+    for number, segment in enumerate(segments):
+        run = segment.run
         if number or run.continues is not None:
-            events.append(Event(draw=run.first_draw, kind="change", sentence=_change(run, stretches, number)))
+            events.append(Event(draw=run.first_draw, kind="change", sentence=_change(segments, number)))
         events += [Event(draw=run.first_draw, kind="change", sentence=skip.sentence) for skip in run_skips(run)]
-        facts = run_facts(stretch.ledger)
+        facts = run_facts(DirectoryLedger(segment.name))
         events += [
             Event(
                 draw=resume.draw,
@@ -247,12 +232,12 @@ def _rounds_and_events(stretches: Sequence[_Stretch]) -> tuple[list[_Row], list[
                 sentence=f"resumed as generation {resume.generation}" + (f" (job {resume.job})" if resume.job else ""),
             )
             for resume in facts.resumes
-            if stretch.end_draw is None or resume.draw < stretch.end_draw
+            if segment.end is None or resume.draw < segment.end
         ]
-        watch = _Watch(run, list(_reports(stretch)))
+        watch = _Watch(run, list(_reports(segment)))
         steer: int | None = None
-        for record in records.rounds:
-            if stretch.end_draw is not None and record.first_draw >= stretch.end_draw:
+        for record in segment.records.rounds:
+            if segment.end is not None and record.first_draw >= segment.end:
                 break
             if isinstance(record, SteeredRoundRecord) and record.steer != steer:
                 steer = record.steer
@@ -301,19 +286,19 @@ class _Watch:
         self._active = {(alarm.kind, alarm.skill) for alarm in active}
 
 
-def _reports(stretch: _Stretch) -> Iterator[ObservationRecord]:
-    for record in open_records(stretch.ledger).observations:
-        if stretch.end_draw is not None and record.draw > stretch.end_draw:
+def _reports(segment: Segment) -> Iterator[ObservationRecord]:
+    for record in segment.records.observations:
+        if segment.end is not None and record.draw > segment.end:
             return
         yield record
 
 
-def _change(run: RunRecord, stretches: Sequence[_Stretch], number: int) -> str:
+def _change(segments: Sequence[Segment], number: int) -> str:
     """Name the differences between a run and the run before."""
-    place = stretches[number].ledger
+    place, run = segments[number].name, segments[number].run
     if not number:
         return f"{place} continues a run whose ledger is not at its noted place"
-    before = open_records(stretches[number - 1].ledger).run
+    before = segments[number - 1].run
     changes = [
         f"{name} {old} becomes {new}"
         for name, old, new in (

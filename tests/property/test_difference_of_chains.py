@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from skillshard.mixing.difference import chain_of, difference, first_other_sample
+from skillshard.mixing.chain import Chain
+from skillshard.mixing.difference import difference, first_other_sample
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.records import Records, open_records
@@ -61,7 +62,7 @@ def continued(
 def ids_of(records: Records, shards: ShardSet, num: int) -> list[str]:
     """Return the ids of the first draws of a chain, from the mixers of its runs."""
     ids: list[str] = []
-    for segment in chain_of(records):
+    for segment in Chain.of(records).segments:
         run = segment.records.run
         mixer = reopened(shards, segment.records)
         decided = run.first_draw + segment.records.rounds.num() * run.round_draws

@@ -68,7 +68,8 @@ def test_at_shows_the_samples_of_a_step_and_each_rank_has_its_share(run: Path, s
 def test_seen_finds_what_at_shows(run: Path) -> None:
     (at,) = [json.loads(line) for line in works("at", run, "--draw", 130, "--json").splitlines()]
     seen = [json.loads(line) for line in works("seen", run, "--id", at["id"], "--json").splitlines()]
-    assert {"draw": 130, "round": 2, "epoch": at["epoch"], "step": 130 // STEP_DRAWS + 1} in seen
+    expected = {"draw": 130, "step": 130 // STEP_DRAWS + 1, "round": 2, "epoch": at["epoch"], "run": str(run)}
+    assert expected in seen and at["run"] == str(run)
     assert f"{at['id']} of skill {at['skill']}: " in works("seen", run, "--id", at["id"])
 
 

@@ -46,6 +46,7 @@ PUBLIC_NAMES = [
     "losses_per_skill",
     "needed",
     "open_recorded",
+    "open_recorded_chain",
     "policies",
     "read_policy",
     "regroup_tags",

@@ -180,13 +180,14 @@ def skipping(old: Mixer, tmp_path: Path) -> Path:
     return tmp_path / "new"
 
 
-def test_seen_says_that_a_sample_was_skipped(old: Mixer, skipping: Path) -> None:
+def test_seen_says_that_a_sample_was_skipped(old: Mixer, skipping: Path, tmp_path: Path) -> None:
     for identity in old.ids(72, 16):
         shown = works("seen", skipping, "--id", identity)
-        assert "skipped in epoch 0: in the draws 72 to 87 of the run before, because the loss rose: twice" in shown
+        assert f"skipped in epoch 0: in the draws 72 to 87 of {tmp_path}/old, because the loss rose: twice" in shown
         assert "0 draws among" in shown
     (line,) = works("seen", skipping, "--id", old.ids(80, 1)[0], "--json").splitlines()
-    assert json.loads(line) == {"skipped": {"first": 72, "num": 16, "why": "the loss rose: twice", "epoch": 0}}
+    skip = {"first": 72, "num": 16, "why": "the loss rose: twice", "epoch": 0, "run": str(tmp_path / "old")}
+    assert json.loads(line) == {"skipped": skip}
     assert "skipped" not in works("seen", skipping, "--id", old.ids(64, 1)[0])
 
 
