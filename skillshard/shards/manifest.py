@@ -21,9 +21,13 @@ from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from skillshard import canonical
+from skillshard.errors import ShardError
 
 MANIFEST = "manifest.json"
+ANEW = "Write the shards anew in another directory with 'skillshard shard', or copy this file again."
 Split = Literal["train", "holdout"]
 SPLITS: tuple[Split, Split] = ("train", "holdout")
 Layout = Literal["pairs", "compact"]
@@ -446,3 +450,22 @@ def _numbered(base: str) -> Iterable[str]:
     while True:
         yield f"{base}-{number}"
         number += 1
+
+
+def manifest_of(raw: bytes, shown: str) -> AnyManifest:
+    """Parse a manifest of version 3, or of another version if its schema says so."""
+    value = canonical.from_json(raw, shown)
+    schema = value.get("schema") if isinstance(value, dict) else None
+    others: dict[str, tuple[int, type[AnyManifest]]] = {
+        "skillshard/manifest/1": (1, Manifest1),
+        "skillshard/manifest/2": (2, Manifest2),
+        "skillshard/manifest/4": (4, Manifest4),
+    }
+    version, model = others.get(schema if isinstance(schema, str) else "", (3, Manifest))
+    try:
+        return model.model_validate(value)
+    except ValidationError as fault:
+        raise ShardError(
+            f"{shown} does not fit schemas/manifest-{version}.json: {canonical.first_fault(fault)}: damaged or edited, or of "
+            f"another version. {ANEW}"
+        ) from fault

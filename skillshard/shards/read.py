@@ -4,35 +4,26 @@ An index is opened at the first request for a position in its shard, and compare
 text is read. The size is compared with the manifest, the bytes with their digest, and the headers with the index. Tar and index
 are memory-mapped. For a remote shard, cache.py fetches both files first. At most `MAX_OPEN` shards of a skill stay mapped,
 besides the shards in the plan of a round. The index says where a text lies in the mapped file, so the tar is not parsed.
-
-A memory map needs no open file, so `ulimit -n` (often 1,024) does not limit the number of skills and shards. Only a shard from a
-cache stays open, because the open file keeps the lock on the cache entry. The soft limit of open files is raised before the
-process reaches the limit.
 """
 
-import errno
 import itertools
-import mmap
 import os
-import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
-import pyarrow as pa
 from jaxtyping import Int
-from pydantic import ValidationError
 
 from skillshard import canonical, places, storage, web
 from skillshard.corpus import CorpusReading, Sample
 from skillshard.corpus.members import parse_members
 from skillshard.corpus.token_ids import TokenForm
-from skillshard.errors import ShardError, SkillshardError, StorageError, choose_names, name_some
+from skillshard.errors import ShardError, choose_names, name_some
 from skillshard.extras import needed
 from skillshard.hash_ranges import id_hash
 from skillshard.memo import memoized
@@ -42,6 +33,7 @@ from skillshard.shards.cache import Cache
 from skillshard.shards.files import EditionFiles, Files, LocalFiles, RemoteFiles, Wanted
 from skillshard.shards.layouts import LAYOUTS
 from skillshard.shards.manifest import (
+    ANEW,
     KEYS_DTYPE,
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -51,7 +43,6 @@ from skillshard.shards.manifest import (
     Layout,
     Manifest,
     Manifest1,
-    Manifest2,
     Manifest4,
     ManifestSkill1,
     ManifestSkill2,
@@ -62,8 +53,10 @@ from skillshard.shards.manifest import (
     SplitRule,
     index_name,
     keys_name,
+    manifest_of,
     shard_name,
 )
+from skillshard.shards.mapped import MAX_OPEN, FileWords, Mapped, mapped
 from skillshard.shards.members import read_members
 from skillshard.shards.tar import END_OF_ARCHIVE
 from skillshard.shards.texts import hash_of, hashes_of, text_hashes
@@ -71,15 +64,10 @@ from skillshard.shards.texts import hash_of, hashes_of, text_hashes
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-# The order reads the shards of a skill one after the other. One shard is read at a time, and few readers look back.
-MAX_OPEN = 4
-"""Number of shards of one skill and split that stay mapped."""
 # Texts of 1 kB then take 4 MB, and the cost of a call spreads over thousands of texts.
 ROWS_AT_ONCE = 4096
 """Number of texts that `verify` hashes together."""
-Mapped = mmap.mmap | memoryview
-"""Bytes of a file in a memory map."""
-_ANEW = "Write the shards anew in another directory with 'skillshard shard', or copy this file again."
+_SHARD_FILE = FileWords(ShardError, "the manifest", ANEW)
 
 
 @dataclass(frozen=True)
@@ -224,16 +212,16 @@ class SkillShards:
         # A mixer opens a shard again in every epoch. Only the first opening pays for a pass over all bytes.
         check = shard not in self._checked
         tar, _ = self._wanted(shard)
-        data = mapped(self.files, tar, check_digest=check, keep_open=self.files.are_locked)
+        data = mapped(self.files, tar, check_digest=check, keep_open=self.files.are_locked, words=_SHARD_FILE)
         opened = OpenShard(data, self.index(shard), self.layout)
         if check and (difference := _disagreement(opened)) is not None:
-            raise ShardError(f"{tar.name} {difference}. {_ANEW}")
+            raise ShardError(f"{tar.name} {difference}. {ANEW}")
         self._checked.add(shard)
         return opened
 
     def _checked_index(self, shard: int) -> np.ndarray:
         _, wanted = self._wanted(shard)
-        index = mapped(self.files, wanted, check_digest=True, keep_open=False)
+        index = mapped(self.files, wanted, check_digest=True, keep_open=False, words=_SHARD_FILE)
         return _entries(index, LAYOUTS[self.layout].DTYPE, self.columns.num_samples[shard], wanted.name)
 
     def _checked_texts(self, shard: int, opened: OpenShard) -> tuple[np.ndarray | None, list[str]]:
@@ -246,7 +234,7 @@ class SkillShards:
             return keys["text"], []
         name = keys_name(self.name(shard))
         return None, [
-            f"{name}: row {row:,} has other hashes than the id and the text of that sample in the tar. {_ANEW}"
+            f"{name}: row {row:,} has other hashes than the id and the text of that sample in the tar. {ANEW}"
         ]
 
     def keys(self, shard: int) -> np.ndarray:
@@ -261,7 +249,7 @@ class SkillShards:
                 "anew in another directory with 'skillshard shard'."
             )
         wanted = Wanted(keys_name(self.name(shard)), self.columns.keys_digest[shard], None, self.editions[shard])
-        data = mapped(self.files, wanted, check_digest=True, keep_open=False)
+        data = mapped(self.files, wanted, check_digest=True, keep_open=False, words=_SHARD_FILE)
         return _entries(data, KEYS_DTYPE, self.columns.num_samples[shard], wanted.name)
 
     def __getstate__(self) -> dict[str, object]:
@@ -286,7 +274,7 @@ class SkillShards:
                 faults.append(str(error))
                 continue
             if opened.data[-len(END_OF_ARCHIVE) :] != END_OF_ARCHIVE:
-                faults.append(f"{self.name(shard)} does not end with the end mark of a tar. {_ANEW}")
+                faults.append(f"{self.name(shard)} does not end with the end mark of a tar. {ANEW}")
             texts = None
             if isinstance(self.columns, ShardColumns):
                 texts, fault = self._checked_texts(shard, opened)
@@ -294,7 +282,7 @@ class SkillShards:
             if rule is not None and (row := _wrong_side(opened, self.split, rule, texts)) is not None:
                 faults.append(
                     f"{self.name(shard)}: by the hash of its text, row {row:,} belongs to {_other(self.split)}, so the text may stand in "
-                    f"both train and holdout. {_ANEW}"
+                    f"both train and holdout. {ANEW}"
                 )
         return faults
 
@@ -319,7 +307,7 @@ def _entries(data: Mapped, dtype: np.dtype, num_samples: int, name: str) -> np.n
     first = len(data) - num_samples * dtype.itemsize
     if first < 0:
         raise ShardError(
-            f"{name} is {len(data):,} bytes, too few for the {num_samples:,} samples of the manifest. {_ANEW}"
+            f"{name} is {len(data):,} bytes, too few for the {num_samples:,} samples of the manifest. {ANEW}"
         )
     return np.frombuffer(data, dtype, offset=first)
 
@@ -362,122 +350,6 @@ def _disagreement(opened: OpenShard) -> str | None:
     if len(opened.data) % TAR_BLOCK:
         return f"is {len(opened.data):,} bytes, not a whole number of blocks of {TAR_BLOCK}"
     return LAYOUTS[opened.layout].disagreement(memoryview(opened.data), opened.index)
-
-
-class FileWords(NamedTuple):
-    """The words by which an error names a file of an artefact.
-
-    Attributes:
-        error: Class of the error.
-        manifest: Name of the manifest that lists the file.
-        anew: Sentence on how to make the file anew.
-    """
-
-    error: type[SkillshardError]
-    manifest: str
-    anew: str
-
-
-_SHARD_FILE = FileWords(ShardError, "the manifest", _ANEW)
-
-
-def mapped(
-    files: Files, wanted: Wanted, *, check_digest: bool, keep_open: bool, words: FileWords = _SHARD_FILE
-) -> Mapped:
-    """Check the size of a file of an artefact, and return the file in a memory map.
-
-    Args:
-        files: Source of the file.
-        wanted: File and its expected bytes.
-        check_digest: Whether the digest is compared too.
-        keep_open: Whether the file stays open, with its lock, as long as the map exists.
-        words: Words for an error.
-
-    Raises:
-        SkillshardError: The file is missing, or differs from its entry in the manifest. `words` has the class of the error.
-    """
-    name, digest, num_bytes, _ = wanted
-    try:
-        with files.open(wanted) as file:
-            got = os.fstat(file.fileno()).st_size
-            if got == 0 or got != (num_bytes or got):
-                expected = f"{num_bytes:,}" if num_bytes else "more"
-                raise words.error(
-                    f"{name} is {got:,} bytes but {words.manifest} says {expected}: truncated copy or edited file. {words.anew}"
-                )
-            data = _map_kept_open(file.fileno()) if keep_open else _map(file.fileno())
-    except StorageError as error:
-        if files.is_remote:
-            raise
-        raise words.error(f"{name} is not a readable file: {error} {words.anew}") from error
-    except FileNotFoundError as error:
-        raise words.error(f"{error.filename} is missing, but {words.manifest} names it. {words.anew}") from error
-    except OSError as error:
-        if error.errno != errno.EMFILE:
-            raise
-        raise words.error(
-            f"{name} cannot be opened: this process has reached its limit of "
-            f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} open files. Raise the limit with 'ulimit -n' before the start, or mix "
-            "fewer skills."
-        ) from error
-    if check_digest and (data_digest := canonical.digest(data)) != digest:
-        raise words.error(
-            f"{name} has digest {data_digest} but {words.manifest} says {digest}: damaged or edited file. {words.anew}"
-        )
-    return data
-
-
-def _map_kept_open(descriptor: int) -> mmap.mmap:
-    """Map a file into memory and keep the file open. Python's mmap duplicates the descriptor, and so keeps the lock."""
-    _raise_limit_in_time(descriptor)
-    return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-
-
-def _map(descriptor: int) -> Mapped:
-    """Map a file into memory.
-
-    Slices of Python's map are a little faster, but the map keeps a descriptor. Once half of the allowed descriptors are in use, the
-    function uses Arrow's map, which keeps no descriptor.
-    """
-    if 2 * _newest(descriptor) < resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
-        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-    # The path of a descriptor also opens a temporary file without a name, as `RemoteFiles` has without a cache.
-    with pa.memory_map(f"/dev/fd/{descriptor}") as file:
-        return memoryview(file.read_buffer())
-
-
-def _raise_limit_in_time(descriptor: int) -> None:
-    """Raise the soft limit of open files fourfold, at most to the hard limit, once half of the soft limit is in use."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard and soft != resource.RLIM_INFINITY and _newest(descriptor) > soft // 2:
-        more = 4 * soft if hard == resource.RLIM_INFINITY else min(4 * soft, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
-
-
-def _newest(descriptor: int) -> int:
-    """Return the number of a new descriptor. The lowest free number is taken, so the number tells how many are in use."""
-    newest = os.dup(descriptor)
-    os.close(newest)
-    return newest
-
-
-def _manifest_of(raw: bytes, shown: str) -> AnyManifest:
-    """Parse a manifest of version 3, or of another version if its schema says so."""
-    value = canonical.from_json(raw, shown)
-    schema = value.get("schema") if isinstance(value, dict) else None
-    others: dict[str, tuple[int, type[AnyManifest]]] = {
-        "skillshard/manifest/1": (1, Manifest1),
-        "skillshard/manifest/2": (2, Manifest2),
-        "skillshard/manifest/4": (4, Manifest4),
-    }
-    version, model = others.get(schema if isinstance(schema, str) else "", (3, Manifest))
-    try:
-        return model.model_validate(value)
-    except ValidationError as fault:
-        raise ShardError(
-            f"{shown} does not fit schemas/manifest-{version}.json: {canonical.first_fault(fault)}: damaged or edited, or of "
-            f"another version. {_ANEW}"
-        ) from fault
 
 
 def _num_lines(folder: str) -> int:
@@ -551,7 +423,7 @@ class ShardSet:
                 "'skillshard shard CORPUS --tags T --shard-size 1GB --out S'."
             )
         raw = storage.read_bytes(manifest_at)
-        manifest = _manifest_of(raw, shown)
+        manifest = manifest_of(raw, shown)
         files: Files = own
         if isinstance(manifest, Manifest4) and manifest.earlier:
             earlier = [places.resolve(edition.place, own.root) for edition in manifest.earlier]
@@ -775,7 +647,7 @@ class ShardSet:
             expected := sum((*self.manifest.set_aside.values(), *self.manifest.unread.values()))
         ):
             faults.append(
-                f"rejected/ holds {num_rejected:,} rows but manifest.json says {expected:,}: missing, damaged or edited file. {_ANEW}"
+                f"rejected/ holds {num_rejected:,} rows but manifest.json says {expected:,}: missing, damaged or edited file. {ANEW}"
             )
         return faults
 

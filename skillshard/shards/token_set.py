@@ -41,7 +41,8 @@ from skillshard.progress import advance
 from skillshard.shards.cache import Cache
 from skillshard.shards.files import Files, LocalFiles, RemoteFiles, Wanted
 from skillshard.shards.manifest import SPLITS, Split
-from skillshard.shards.read import MAX_OPEN, FileWords, Mapped, ShardSet, mapped
+from skillshard.shards.mapped import MAX_OPEN, FileWords, Mapped, mapped
+from skillshard.shards.read import ShardSet
 from skillshard.shards.token_manifest import (
     ANEW,
     CHAT_TEMPLATE,

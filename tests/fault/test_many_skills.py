@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from skillshard.canonical import to_json
-from skillshard.shards import read
+from skillshard.shards import mapped
 from skillshard.shards.manifest import MANIFEST
 from skillshard.shards.read import ShardSet
 from skillshard.storage import read_json
@@ -106,8 +106,8 @@ def test_the_limit_is_raised_fourfold_once_half_of_it_is_used_and_never_above_th
     limits: list[tuple[int, int]] = []
     monkeypatch.setattr("resource.getrlimit", lambda kind: (soft, hard))
     monkeypatch.setattr("resource.setrlimit", lambda kind, wanted: limits.append(wanted))
-    monkeypatch.setattr(read, "_newest", lambda descriptor: num_open)
-    read._raise_limit_in_time(3)
+    monkeypatch.setattr(mapped, "_newest", lambda descriptor: num_open)
+    mapped._raise_limit_in_time(3)
     assert limits == ([] if expected is None else [expected])
 
 
