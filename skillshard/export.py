@@ -10,6 +10,9 @@ The name of the manifest is hidden, so that readers of a whole directory (`datas
 rows. A row has the id, the skill, the text and the metadata of a sample. A row of a mix begins with its draw. One task writes one part. A plain
 export divides the shards into parts by their bytes, in stored order. A mix divides the draws into parts of equal length.
 
+The members of a sample, such as an image, are columns of bytes in Parquet and Arrow files, with null where a sample lacks the member. JSONL
+has no form for bytes, so an export of members as JSONL is refused.
+
 In JSONL the metadata is an object. In Parquet and Arrow files the metadata is its JSON text, because a column has a single type: the
 metadata of two samples may have values of different types under one name, and a struct would add the names of all samples to each.
 
@@ -35,18 +38,19 @@ from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field
 
 from skillshard import artefact, canonical, megatron, places, storage
-from skillshard.errors import PolicyError, ShardError, TokensError, did_you_mean
+from skillshard.errors import PolicyError, ShardError, TokensError, did_you_mean, name_some
 from skillshard.execution import Backend, OnStage, Record, Task, run, shown
 from skillshard.megatron import Documents
 from skillshard.memo import memoized
 from skillshard.mixing.listing import decide, num_drawn, open_stream, warn_of_repeated
+from skillshard.mixing.members import MEMBERS_AHEAD
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.round_ids import CheckedMaps, RoundIds, counts_of
 from skillshard.policies import Policy
 from skillshard.printable import counted
 from skillshard.progress import advance
 from skillshard.shards.manifest import SPLITS
-from skillshard.shards.read import ShardSet, SkillShards
+from skillshard.shards.read import ShardSet, SkillShards, refuse_taken_column
 from skillshard.shards.token_manifest import id_dtype
 from skillshard.shards.token_set import TokenSet
 
@@ -57,10 +61,12 @@ MEGATRON = "megatron"
 """Format of token ids."""
 FILE_BYTES = 256_000_000
 """Default of the bytes of tars whose rows one file holds."""
+_WITH_MEMBERS = ("parquet", "datasets")
+"""Formats with columns of bytes."""
 _COMPRESSIONS = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}
 # A row group is the least that a reader of Parquet decodes, and the most that a writer here holds in memory.
 GROUP_BYTES = 16 << 20
-"""Bytes of text and metadata, or of token ids, at which a group of rows ends."""
+"""Bytes of text, metadata and members, or of token ids, at which a group of rows ends."""
 GROUP_ROWS = 8192
 """Number of rows at which a group of rows ends."""
 _ANEW = "Export anew into another directory with 'skillshard export'."
@@ -142,18 +148,22 @@ class Stretch:
     Attributes:
         shard: Shards of a skill, with a single shard.
         begin, end: First row, and the row after the last row.
+        members: Suffixes of the members that the rows have.
     """
 
     shard: SkillShards
     begin: int
     end: int
+    members: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of an export."""
         opened = replace(self.shard).open_shard(0)  # a copy, so that the shard is closed at the end of the stretch
         for row in range(self.begin, self.end):
             sample = opened.sample(row)
-            yield {"id": sample.id, "skill": self.shard.skill, "text": sample.text, "meta": sample.meta}
+            members = opened.members(row, self.members) if self.members else {}
+            own = {suffix: members.get(suffix) for suffix in self.members}
+            yield {"id": sample.id, "skill": self.shard.skill, "text": sample.text, "meta": sample.meta, **own}
 
     def documents(self, tokens: TokenSet, *, has_separator: bool) -> Iterator[Documents]:
         """Yield the token ids of the rows, with a place for a separator after each row if `has_separator`."""
@@ -188,13 +198,16 @@ class Draws:
         for start in range(self.first, self.first + self.num, GROUP_ROWS):
             draws = np.arange(start, min(start + GROUP_ROWS, self.first + self.num))
             places_of_draws = mixer.find(draws)
-            # Texts are read in groups of bounded size, because some texts have megabytes.
-            for chosen in _bounded((places_of_draws.end - places_of_draws.start).astype(np.int64)):
+            num_bytes = (places_of_draws.end - places_of_draws.start).astype(np.int64)
+            # Texts are read in groups of bounded size, because some texts have megabytes. The bytes of members are unknown before they are read.
+            for chosen in _bounded(num_bytes) if not mixer.members else _few(len(num_bytes)):
                 own = mixer.find(draws[chosen])
                 batch, metas = mixer.samples.cut(own), mixer.samples.metas(own)
-                rows = zip(own.draw.tolist(), batch.fields["id"], batch.skill, batch.text, metas, strict=True)
-                for draw, identity, skill, text, meta in rows:
-                    yield {"draw": draw, "id": identity, "skill": skill, "text": text, "meta": meta}
+                members = [batch.fields[suffix] for suffix in mixer.members.suffixes]
+                rows = zip(own.draw.tolist(), batch.fields["id"], batch.skill, batch.text, metas, *members, strict=True)
+                names = ("draw", "id", "skill", "text", "meta", *mixer.members.suffixes)
+                for row in rows:
+                    yield dict(zip(names, row, strict=True))
 
     def documents(self, tokens: TokenSet, *, has_separator: bool) -> Iterator[Documents]:
         """Yield the token ids of the draws, with a place for a separator after each draw if `has_separator`."""
@@ -224,6 +237,11 @@ def _bounded(num_bytes: Int[np.ndarray, " row"]) -> Iterator[slice]:
     yield from (slice(begin, end) for begin, end in pairwise(edges) if begin < end)
 
 
+def _few(num_rows: int) -> Iterator[slice]:
+    """Divide neighbouring rows with members into groups of `MEMBERS_AHEAD` rows."""
+    yield from (slice(begin, begin + MEMBERS_AHEAD) for begin in range(0, num_rows, MEMBERS_AHEAD))
+
+
 Part = Sequence[Stretch] | Sequence[Draws]
 
 
@@ -242,6 +260,7 @@ def export_shards(
     file_bytes: int | None = None,
     tokens: TokenSet | None = None,
     separator: str | None = None,
+    members: Sequence[str] | None = None,
     workers: int | None = None,
     on_stage: OnStage | None = None,
     progress: bool = True,
@@ -266,6 +285,8 @@ def export_shards(
             tar has 2 kB for each sample at least. None: 256 MB. With "megatron", None: one pair of files for each skill, or for the mix.
         tokens: Tokens of the shards with their ids, for "megatron".
         separator: Text of the token after each sample, such as "<|endoftext|>", for "megatron". None: no separator.
+        members: Suffixes of the members, such as images, that the rows have as bytes, in "parquet" and "datasets". An empty list leaves members
+            out. None: all members of the shards, and an error for JSONL, which has no form for bytes. Files for Megatron-LM never have members.
         workers: Number of processes. None: all CPUs.
         on_stage: Function that is called with the name of a stage and the number of its tasks. The returned function is called
             for each finished task. With None, progress bars appear in a terminal or a notebook.
@@ -275,7 +296,7 @@ def export_shards(
         The manifest of the export.
 
     Raises:
-        ShardError: The split has no samples, or a shard differs from its entry in the manifest.
+        ShardError: The split has no samples, a shard differs from its entry in the manifest, or the format cannot hold the members.
         PolicyError: The policy or the number of draws is missing, or the policy reads losses.
         TokensError: The tokens are missing, belong to other shards, have no ids, or have a mask, or the separator is no token.
         StorageError: `out` holds something else.
@@ -288,6 +309,7 @@ def export_shards(
     if file_bytes is not None and file_bytes < 1:
         raise ShardError(f"`file_bytes={file_bytes}`: give 1 or more bytes.")
     ids = _ids_of(shards, format, tokens, separator)
+    kept = _members_of(shards, format, members)
     if ids is None and file_bytes is None:
         file_bytes = FILE_BYTES
     with ExitStack() as stack:
@@ -299,7 +321,7 @@ def export_shards(
                 )
             arguments: dict[str, Any] = {"split": split}
         else:
-            mixer = _open_mix(stack, shards, policy, draws, split, seed, round_draws, repeat, step_draws)
+            mixer = _open_mix(stack, shards, policy, draws, split, seed, round_draws, repeat, step_draws, kept)
             # The run's digest stands for all arguments. The others are there for the message about a difference.
             arguments = {
                 "draws": draws,
@@ -311,6 +333,8 @@ def export_shards(
             }
         if ids is not None:
             arguments["separator"] = separator
+        if shards.members:
+            arguments["members"] = list(kept)
         made_from = {
             "command": "export",
             "arguments": {"format": format, "file_bytes": file_bytes, **arguments},
@@ -326,11 +350,12 @@ def export_shards(
                 assert draws is not None
                 parts = _named(format, [*_draws(mixer, draws, most)], "mix")
             elif ids is None:
-                parts = _named(format, [*_stretches(_of_split(shards, split).values(), most)], split)
+                parts = _named(format, [*_stretches(_of_split(shards, split).values(), most, kept)], split)
             else:
                 for own in _of_split(shards, split).values():
                     parts |= _named(format, [*_stretches([own], most)], own.folder)
-            _export(unfinished, parts, format, ids, made_from, Backend(workers), stages)
+            schema = _schema(mixer is not None, kept)
+            _export(unfinished, parts, format, ids, schema, made_from, Backend(workers), stages)
 
         artefact.make(out, MANIFEST, made_from, work)
     return ExportManifest.open(out)
@@ -376,6 +401,37 @@ def _ids_of(shards: ShardSet, format: str, tokens: TokenSet | None, separator: s
     return Ids(tokens, None if separator is None else tokens.token_id(separator))
 
 
+def _members_of(shards: ShardSet, format: str, members: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the members that the rows of an export have, by rising suffix.
+
+    Raises:
+        ShardError: The shards have no such member, or the format has no place for members.
+    """
+    root = places.public(shards.root)
+    if isinstance(members, str):
+        raise ShardError(f"`members={members!r}`: give a list of suffixes, such as [{members!r}].")
+    for suffix in members or ():
+        if suffix not in shards.members:
+            raise ShardError(
+                f"the export has no member {suffix!r}{did_you_mean(suffix, shards.members)}: the members of {root} are "
+                f"{name_some(shards.members) or 'none'}. Name another member in `members`, or leave `members` out."
+            )
+    if format == MEGATRON and members:
+        raise ShardError(
+            f"files of Megatron-LM have token ids alone, and no place for the members {name_some(members)}: leave out `members`."
+        )
+    if format not in (*_WITH_MEMBERS, MEGATRON) and (members or (members is None and shards.members)):
+        raise ShardError(
+            f"{format} has no form for bytes, and {root} has the members {name_some(shards.members)}: give `format='parquet'` or "
+            "`format='datasets'`, or write texts and metadata alone with `members=[]`."
+        )
+    if format not in _WITH_MEMBERS:
+        return ()
+    kept = shards.members if members is None else tuple(sorted({*members}))
+    refuse_taken_column(shards, kept)
+    return kept
+
+
 def _open_mix(
     stack: ExitStack,
     shards: ShardSet,
@@ -386,6 +442,7 @@ def _open_mix(
     round_draws: int,
     repeat: str,
     step_draws: int | None,
+    members: tuple[str, ...],
 ) -> Mixer:
     """Open the stream of a mix, with a ledger that lasts as long as `stack`.
 
@@ -414,13 +471,17 @@ def _open_mix(
         step_draws=step_draws,
         ledger=ledger,
         fields=("id",),
+        members=members,
+        field_defaults=dict.fromkeys(members) if members else None,
     )
 
 
 # --- the plan ----------------------------------------------------------------------------------------------------------
 
 
-def _stretches(skills: Iterable[SkillShards], file_bytes: int) -> Iterator[list[Stretch]]:
+def _stretches(
+    skills: Iterable[SkillShards], file_bytes: int, members: tuple[str, ...] = ()
+) -> Iterator[list[Stretch]]:
     """Divide the shards of skills into parts of about `file_bytes` bytes of tars, in stored order."""
     part: list[Stretch] = []
     num_bytes = 0.0
@@ -433,7 +494,7 @@ def _stretches(skills: Iterable[SkillShards], file_bytes: int) -> Iterator[list[
                 if part and num_bytes + shard_bytes / num_pieces > file_bytes:
                     yield part
                     part, num_bytes = [], 0.0
-                part.append(Stretch(shard, begin, end))
+                part.append(Stretch(shard, begin, end, members))
                 num_bytes += shard_bytes / num_pieces
     yield part
 
@@ -460,15 +521,19 @@ def _export(
     parts: Mapping[str, Part],
     format: str,
     ids: Ids | None,
+    schema: pa.Schema,
     made_from: dict[str, Any],
     backend: Backend,
     on_stage: OnStage,
 ) -> None:
-    is_mix = isinstance(next(iter(parts.values()))[0], Draws)
     tasks = []
     for number, (name, part) in enumerate(parts.items()):
         arguments: dict[str, Any] = {"part": part, "place": work.place(name)}
-        arguments |= {"format": format} if ids is None else {"ids": ids, "index_place": work.place(_index_name(name))}
+        arguments |= (
+            {"format": format, "schema": schema}
+            if ids is None
+            else {"ids": ids, "index_place": work.place(_index_name(name))}
+        )
         tasks.append(Task(f"{number:06d}", arguments, name))
     records = run(
         write_part if ids is None else write_pair,
@@ -478,7 +543,7 @@ def _export(
         on_done=on_stage("exporting", len(tasks)),
     )
     if format == "datasets":
-        for name, data in _dataset_files([*parts], is_mix, made_from).items():
+        for name, data in _dataset_files([*parts], schema, made_from).items():
             storage.write_bytes(work.place(name), data)
     skills = Counter[str]()
     for record in records:
@@ -491,7 +556,7 @@ def _export(
             files.append(ExportedFile(name=_index_name(name), num_rows=0, **record["index"]))
     manifest = ExportManifest(
         made_from=made_from,
-        columns=_schema(is_mix).names if ids is None else ["tokens"],
+        columns=schema.names if ids is None else ["tokens"],
         num_rows=sum(file.num_rows for file in files),
         skills=dict(sorted(skills.items())),
         files=files,
@@ -543,34 +608,40 @@ def write_pair(part: Part, ids: Ids, place: str, index_place: str) -> Record:
     return {"num_rows": skills.total(), **records[0], "index": records[1], "skills": dict(skills)}
 
 
-def write_part(part: Part, format: str, place: str) -> Record:
+def write_part(part: Part, format: str, schema: pa.Schema, place: str) -> Record:
     """Write the file of a part.
 
     Args:
         part: Rows of shards, or draws of a mix.
-        format: str of the file.
+        format: Format of the file.
+        schema: Columns of the rows.
         place: Place of the file.
     """
     skills = Counter[str]()
     with storage.writing(place) as path:
         with ExitStack() as stack:
-            write = _writer(stack, path, format, is_mix=isinstance(part[0], Draws))
-            for rows in _groups(part):
+            write = _writer(stack, path, format, schema)
+            for rows in _groups(part, schema.names[schema.names.index("meta") + 1 :]):
                 skills.update(row["skill"] for row in rows)
                 write(rows)
         digest, num_bytes = storage.file_digest(path), path.stat().st_size
     return {"num_rows": skills.total(), "num_bytes": num_bytes, "digest": digest, "skills": dict(skills)}
 
 
-def _groups(part: Part) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of a part in groups of bounded size. The metadata is JSON, for a writer to use as text or as a part of a line."""
+def _groups(part: Part, members: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of a part in groups of bounded size. The metadata is JSON, for a writer to use as text or as a part of a line.
+
+    Args:
+        part: Rows of shards, or draws of a mix.
+        members: Columns with the bytes of members.
+    """
     group: list[dict[str, Any]] = []
     num_bytes = 0
     for piece in part:
         for row in piece.rows():
             meta = orjson.dumps(row["meta"])
             group.append({**row, "meta": meta})
-            num_bytes += len(row["text"]) + len(meta)
+            num_bytes += len(row["text"]) + len(meta) + sum(len(row[suffix] or b"") for suffix in members)
             if num_bytes >= GROUP_BYTES or len(group) == GROUP_ROWS:
                 yield group
                 group, num_bytes = [], 0
@@ -578,16 +649,16 @@ def _groups(part: Part) -> Iterator[list[dict[str, Any]]]:
         yield group
 
 
-def _writer(stack: ExitStack, path: Path, format: str, *, is_mix: bool) -> Callable[[list[dict[str, Any]]], None]:
+def _writer(stack: ExitStack, path: Path, format: str, schema: pa.Schema) -> Callable[[list[dict[str, Any]]], None]:
     """Open a file of a format. Return the function that writes a group of rows, until `stack` closes the file."""
     if format == "parquet":
-        parquet = stack.enter_context(pq.ParquetWriter(path, _schema(is_mix), compression="zstd"))
-        return lambda rows: parquet.write_table(_table(rows, is_mix), row_group_size=len(rows))
+        parquet = stack.enter_context(pq.ParquetWriter(path, schema, compression="zstd"))
+        return lambda rows: parquet.write_table(_table(rows, schema), row_group_size=len(rows))
     file = stack.enter_context(pa.OSFile(str(path), "wb"))
     if format == "datasets":
         # `datasets` maps files of Arrow's stream format into memory.
-        stream = stack.enter_context(pa.ipc.new_stream(file, _schema(is_mix)))
-        return lambda rows: stream.write_table(_table(rows, is_mix))
+        stream = stack.enter_context(pa.ipc.new_stream(file, schema))
+        return lambda rows: stream.write_table(_table(rows, schema))
     if format in _COMPRESSIONS:
         file = stack.enter_context(pa.CompressedOutputStream(file, _COMPRESSIONS[format]))
     return lambda rows: file.write(b"".join(map(_line, rows)))
@@ -597,25 +668,25 @@ def _line(row: dict[str, Any]) -> bytes:
     return orjson.dumps({**row, "meta": orjson.Fragment(row["meta"])}, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _table(rows: list[dict[str, Any]], is_mix: bool) -> pa.Table:
-    schema = _schema(is_mix)
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     columns = {name: [row[name] for row in rows] for name in schema.names}
     return pa.table({**columns, "meta": [meta.decode() for meta in columns["meta"]]}, schema=schema)
 
 
-def _schema(is_mix: bool) -> pa.Schema:
-    """Return the columns of the rows."""
-    texts = [(name, pa.string()) for name in ("id", "skill", "text", "meta")]
-    return pa.schema([("draw", pa.int64()), *texts] if is_mix else texts)
+def _schema(is_mix: bool, members: Sequence[str]) -> pa.Schema:
+    """Return the columns of the rows: the draw of a mix, the texts, and the bytes of each member."""
+    columns = [(name, pa.string()) for name in ("id", "skill", "text", "meta")]
+    columns += [(suffix, pa.binary()) for suffix in members]
+    return pa.schema([("draw", pa.int64()), *columns] if is_mix else columns)
 
 
-def _dataset_files(names: Sequence[str], is_mix: bool, made_from: dict[str, Any]) -> dict[str, bytes]:
+def _dataset_files(names: Sequence[str], schema: pa.Schema, made_from: dict[str, Any]) -> dict[str, bytes]:
     """Return the two files by which `datasets.load_from_disk` finds the Arrow files and their columns.
 
     `Dataset.save_to_disk` would copy all rows through a cache. The two files have kept their form since version 2 of `datasets`, and a
     test opens the directory with the library.
     """
-    features = {field.name: {"dtype": str(field.type), "_type": "Value"} for field in _schema(is_mix)}
+    features = {field.name: {"dtype": str(field.type), "_type": "Value"} for field in schema}
     state: dict[str, Any] = {
         "_data_files": [{"filename": name} for name in names],
         "_fingerprint": canonical.digest(canonical.to_json(made_from))[:16],
@@ -623,6 +694,6 @@ def _dataset_files(names: Sequence[str], is_mix: bool, made_from: dict[str, Any]
         "_format_kwargs": {},
         "_format_type": None,
         "_output_all_columns": False,
-        "_split": None if is_mix else made_from["arguments"]["split"],
+        "_split": made_from["arguments"].get("split"),  # a mix has no split
     }
     return {"dataset_info.json": canonical.to_json({"features": features}), "state.json": canonical.to_json(state)}

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
@@ -204,6 +205,21 @@ def set_aside_by(counts: Iterable[tuple[str, str, str | None, int]]) -> list[Tag
         TagsSetAside(file=file, reason=reason, field=field, num_rows=total[file, reason, field])
         for file, reason, field in ordered
     ]
+
+
+def kinds_of(lines: Iterable[bytes]) -> Counter[tuple[str, str, str | None]]:
+    """Count lines of rejected/ by file, reason and field. Lines of earlier versions name no field.
+
+    Raises:
+        ValueError: A line is no row of rejected/.
+    """
+    counts: Counter[tuple[str, str, str | None]] = Counter()
+    for line in lines:
+        row = orjson.loads(line)
+        if not isinstance(row, dict) or not {"file", "reason"} <= row.keys():
+            raise ValueError(f"no row of rejected/: {line[:60]!r}")
+        counts[row["file"], row["reason"], row.get("field")] += 1
+    return counts
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from skillshard.bars import Bars
 from skillshard.cli.groups import grouped
 from skillshard.cli.options import Cache, ChosenSkills, Out, ShardsPlace, Workers, choose_skills
 from skillshard.cli.output import refuse_directory, write_new
-from skillshard.cli.values import parse_size
+from skillshard.cli.values import parse_size, split_names
 from skillshard.cli.verb import STREAM, WHERE, Verb
 from skillshard.printable import counted, printable
 
@@ -319,6 +319,15 @@ def export(
     round_draws: RoundDraws = 4096,
     step_draws: StepDraws = None,
     repeat: Repeat = "epochs",
+    members: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--members",
+            metavar="A,B|none",
+            help="Members of the samples, such as images, to write as columns of bytes. 'none' writes texts and metadata alone.",
+            show_default="all in parquet and datasets",
+        ),
+    ] = None,
     workers: Workers = None,
     cache: Cache,
 ) -> None:
@@ -336,6 +345,9 @@ def export(
     num_bytes = None if file_bytes is None else parse_size(file_bytes, "--file-size")
     refuse_nested(out, [shards, *([] if tokens is None else [tokens])])
     opened = choose_skills(cache.open(shards), skills)
+    kept = None if members is None else split_names(members, opened.members)
+    if kept == ["none"]:
+        kept = []
     chosen = None
     if draws is not None:
         name = policy or ("stratified" if options.weights is None else "fixed")
@@ -355,15 +367,15 @@ def export(
             file_bytes=num_bytes,
             tokens=None if tokens is None else TokenSet.open(tokens),
             separator=separator,
+            members=kept,
             workers=workers,
             on_stage=bars.stage,
         )
     if draws is not None and manifest.num_rows < draws:
         typer.echo(f"note: the stream ends after {manifest.num_rows:,} draws (--repeat {repeat}).", err=True)
-    if opened.members:
+    if left_out := [suffix for suffix in opened.members if suffix not in manifest.columns]:
         typer.echo(
-            f"note: the files have texts and metadata alone, and the members {', '.join(opened.members)} stay in the shards.",
-            err=True,
+            f"note: the members {', '.join(left_out)} are left out of the files, and stay in the shards.", err=True
         )
     typer.echo(
         f"{counted(manifest.num_rows, 'row')} of {counted(len(manifest.skills), 'skill')} in {counted(len(manifest.files), 'file')}: "

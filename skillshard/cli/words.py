@@ -69,11 +69,13 @@ def _word(parameter: Any) -> str:
 
 
 def _shell(value: str) -> str:
-    """Return a value as a user types the value. A string is quoted for the shell.
+    """Return a value as a user types the value. A string is quoted for the shell, and an empty list is the word none.
 
-    >>> _shell("'= '"), _shell("'set-aside'"), _shell("0.5")
-    ("'= '", 'set-aside', '0.5')
+    >>> _shell("'= '"), _shell("'set-aside'"), _shell("0.5"), _shell("[]")
+    ("'= '", 'set-aside', '0.5', 'none')
     """
+    if value == "[]":
+        return "none"
     if value[0] not in "'\"":
         return value
     text = ast.literal_eval(value)

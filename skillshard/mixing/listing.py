@@ -306,6 +306,8 @@ def open_stream(
     repeat: str,
     ledger: str | os.PathLike[str],
     fields: Sequence[str] = (),
+    members: Sequence[str] = (),
+    field_defaults: Mapping[str, Any] | None = None,
     step_draws: int | None = None,
 ) -> Mixer:
     """Open the stream of a policy that reads no losses. A listing and an export of the same arguments have the same draws.
@@ -314,6 +316,8 @@ def open_stream(
         shards, policy, seed, round_draws, repeat, step_draws: As in `list_draws`.
         ledger: Directory for the run's record.
         fields: Fields of the metadata that come with the samples.
+        members: Suffixes of the members that come with the samples.
+        field_defaults: Values for the samples without a field or a member.
     """
     return Mixer(
         shards,
@@ -324,6 +328,8 @@ def open_stream(
         seed=seed,
         repeat=repeat,
         fields=fields,
+        members=members,
+        field_defaults=field_defaults,
     )
 
 

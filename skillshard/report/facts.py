@@ -28,6 +28,7 @@ from skillshard.mixing.steering import steerings
 from skillshard.printable import printable
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import token_manifest
+from skillshard.shards.account import member_counts, set_aside_counts
 from skillshard.shards.manifest import Edition, Layout, Manifest1, Manifest4, ManifestSkill2
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet
@@ -92,6 +93,19 @@ class ShardsSkill(_Skill):
     num_bytes: int = Field(description="size of the tars")
 
 
+class ShardsMember(BaseModel):
+    """Members of one suffix beside the texts of a shard set."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    suffix: str = Field(description="suffix of the members in the tars, such as jpg")
+    source: str = Field(description="name of the members in the corpus")
+    num_samples: int | None = Field(
+        description="samples with the member; null for remote shards, which are not counted"
+    )
+    num_bytes: int | None = Field(description="bytes of all these members; null for remote shards")
+
+
 class ShardsFacts(_Facts):
     """The facts of a shard set."""
 
@@ -106,6 +120,7 @@ class ShardsFacts(_Facts):
         description="whether keys lie beside the shards: hashes of id and text, file and row of each sample"
     )
     layout: Layout = Field(description="layout of the members in the tars")
+    members: list[ShardsMember] = Field(description="members beside the texts, such as images, by rising suffix")
     earlier: list[Edition] = Field(description="shard sets that this set continues, the oldest first")
     split_by: Literal["text", "id"] = Field(
         description="id: shards of version 1, in which a text may stand on both sides"
@@ -114,6 +129,9 @@ class ShardsFacts(_Facts):
     num_kept_in_train: int = Field(description="texts kept in train so that every skill has one to train on")
     set_aside: dict[str, int] = Field(description="reason -> number of rows")
     unread: dict[str, int] = Field(description="reason -> number of files of which the rest was not read")
+    set_aside_by: list[TagsSetAside] | None = Field(
+        description="rows of set_aside and unread by file, reason and field; null if rejected/ lies on a web server, which cannot list it"
+    )
 
 
 class TokensFactsSkill(_Skill):
@@ -383,6 +401,7 @@ def shards_facts(shards: ShardSet) -> ShardsFacts:
         copies_are_dropped=not isinstance(manifest, Manifest1) and manifest.copies_are_dropped,
         has_keys=shards.has_keys,
         layout=shards.layout,
+        members=_members_facts(shards),
         earlier=[
             Edition(place=places.public(edition.place), digest=edition.digest)
             for edition in (manifest.earlier if isinstance(manifest, Manifest4) else [])
@@ -392,7 +411,21 @@ def shards_facts(shards: ShardSet) -> ShardsFacts:
         num_kept_in_train=len(manifest.split.kept_in_train) if not isinstance(manifest, Manifest1) else 0,
         set_aside=manifest.set_aside,
         unread=manifest.unread,
+        set_aside_by=set_aside_counts(shards),
     )
+
+
+def _members_facts(shards: ShardSet) -> list[ShardsMember]:
+    counts = {count.suffix: count for count in member_counts(shards) or ()}
+    return [
+        ShardsMember(
+            suffix=suffix,
+            source=source,
+            num_samples=counts[suffix].num_samples if counts else None,
+            num_bytes=counts[suffix].num_bytes if counts else None,
+        )
+        for suffix, source in shards.kept_members.items()
+    ]
 
 
 def tokens_facts(tokens: TokenSet) -> TokensFacts:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,7 +22,16 @@ from skillshard.fitting.proposal import Proposal
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.weights_file import WeightsFile
 from skillshard.printable import counted, printable, shortened, size_in_words
-from skillshard.report.facts import ExportFacts, RunFacts, RunSkip, export_facts, run_facts, shards_facts, tokens_facts
+from skillshard.report.facts import (
+    ExportFacts,
+    RunFacts,
+    RunSkip,
+    ShardsMember,
+    export_facts,
+    run_facts,
+    shards_facts,
+    tokens_facts,
+)
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import token_manifest
 from skillshard.shards.manifest import SPLIT_BY_ID, AnyManifest, Manifest1, ManifestSkill2
@@ -32,7 +41,7 @@ from skillshard.shards.token_manifest import TokensManifest4
 from skillshard.shards.token_set import TokenSet
 from skillshard.taggers.clusters.kmeans import Choice, about_choice
 from skillshard.taggers.clusters.saved import AnyModelManifest, Cluster, Cluster1, SavedClusters, has_clusters
-from skillshard.tags import Tags
+from skillshard.tags import Tags, TagsSetAside
 
 
 def show(place: str | os.PathLike[str]) -> None:
@@ -69,13 +78,13 @@ def show_tags(tags: Tags) -> None:
         for skill in manifest.skills
     ]
     print_table(("skill", "samples", "share", "text"), rows)
-    aside = _set_aside(_by_field(tags), manifest.unread)
+    aside = _set_aside(_by_field(tags.set_aside_counts(), manifest.set_aside), manifest.unread)
     print_line(
         f"{counted(manifest.num_rows, 'row')} = {manifest.num_tagged:,} tagged in {counted(len(manifest.skills), 'skill')} + {aside}; "
         f"{counted(len(manifest.parts), 'part')} in {places.public(tags.folder)}"
     )
     if manifest.set_aside_by:
-        print_line(f"set aside by file, the most first: {_worst_files(tags)}")
+        print_line(f"set aside by file, the most first: {_worst_files(manifest.set_aside_by, _file_rows(tags))}")
     other = [skill.name for skill in manifest.skills if _NO_STRING.fullmatch(skill.name)]
     if other and manifest.made_from["arguments"].get("tagger") == "metadata":
         print_line(
@@ -94,42 +103,79 @@ def show_tags(tags: Tags) -> None:
         print_line(f"left out of meta, because they have no JSON form: {_counts(left_out.columns)} (column rows)")
 
 
-def _by_field(tags: Tags) -> dict[str, int]:
-    """Return the numbers of rows that were set aside, by reason and field. The rests of files are not among them."""
+def _file_rows(tags: Tags) -> Counter[str]:
+    num_rows = Counter[str]()
+    for file, num in tags.file_rows():
+        num_rows[file] += num
+    return num_rows
+
+
+def _by_field(counts: Iterable[tuple[str, str, str | None, int]], reasons: Collection[str]) -> dict[str, int]:
+    """Return the numbers of rows that were set aside, by reason and field.
+
+    Args:
+        counts: File, reason, field and number of rows.
+        reasons: Reasons of rows. The rests of files have other reasons.
+    """
     total: Counter[str] = Counter()
-    for _, reason, field, num_rows in tags.set_aside_counts():
-        if reason in tags.manifest.set_aside:
+    for _, reason, field, num_rows in counts:
+        if reason in reasons:
             total[f"{reason} of {field!r}" if field else reason] += num_rows
     return dict(total)
 
 
-def _worst_files(tags: Tags) -> str:
-    num_rows, num_set_aside = Counter[str](), Counter[str]()
-    for file, num in tags.file_rows():
-        num_rows[file] += num
-    for count in tags.manifest.set_aside_by:
+def _worst_files(counts: Iterable[TagsSetAside], file_rows: Mapping[str, int] | None = None) -> str:
+    """Name the files with the most rows that were set aside.
+
+    Args:
+        counts: Rows that were set aside.
+        file_rows: File -> number of its rows. None: the numbers are unknown.
+    """
+    num_set_aside = Counter[str]()
+    for count in counts:
         num_set_aside[count.file] += count.num_rows
     files = sorted(num_set_aside, key=lambda file: (-num_set_aside[file], file))
-    return name_some((f"{file} {num_set_aside[file]:,} of {counted(num_rows[file], 'row')}" for file in files), 3)
+    return name_some(
+        (
+            f"{file} {counted(num_set_aside[file], 'row')}"
+            if file_rows is None
+            else f"{file} {num_set_aside[file]:,} of {counted(file_rows[file], 'row')}"
+            for file in files
+        ),
+        3,
+    )
 
 
 def show_shards(shards: ShardSet) -> None:
-    manifest = shards.manifest
+    manifest, facts = shards.manifest, shards_facts(shards)
     rows = []
-    for skill in shards_facts(shards).skills:
+    for skill in facts.skills:
         copies = "not counted" if skill.num_copies is None else f"{skill.num_copies:,}"
         numbers = (f"{skill.num_train:,}", f"{skill.num_holdout:,}", copies, f"{skill.num_shards:,}")
         rows.append((skill.name, *numbers, size_in_words(skill.num_bytes)))
     print_table(("skill", "train", "holdout", "copies", "shards", "bytes"), rows)
+    by_field: Mapping[str, int] = manifest.set_aside
+    if facts.set_aside_by is not None:
+        kinds = ((count.file, count.reason, count.field, count.num_rows) for count in facts.set_aside_by)
+        by_field = _by_field(kinds, manifest.set_aside)
     print_line(
-        f"{counted(manifest.num_rows, 'row')} = {manifest.num_train:,} train + {manifest.num_holdout:,} holdout + {_set_aside(manifest.set_aside, manifest.unread)}; "
+        f"{counted(manifest.num_rows, 'row')} = {manifest.num_train:,} train + {manifest.num_holdout:,} holdout + {_set_aside(by_field, manifest.unread)}; "
         f"{places.public(shards.root)}"
     )
-    if shards.members:
-        print_line(f"members beside the texts, kept as bytes: {', '.join(shards.members)}")
+    if facts.set_aside_by:
+        print_line(f"set aside by file, the most first: {_worst_files(facts.set_aside_by)}")
+    if facts.members:
+        print_line(f"members beside the texts, kept as bytes: {', '.join(map(_member_in_words, facts.members))}")
     _print_limit(manifest.made_from)
     for line in _notes_on_split(manifest):
         print_line(line)
+
+
+def _member_in_words(member: ShardsMember) -> str:
+    """Return the suffix of members, with the number of samples with the member and the bytes, if both are known."""
+    if member.num_samples is None or member.num_bytes is None:
+        return f"{member.suffix} (not counted in remote shards)"
+    return f"{member.suffix} in {counted(member.num_samples, 'sample')}, {size_in_words(member.num_bytes)}"
 
 
 def _print_limit(made_from: Mapping[str, Any]) -> None:

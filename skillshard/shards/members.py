@@ -14,11 +14,17 @@ JSON, and for each member the number of its suffix in 1 byte, its bytes in 4 byt
 
 import mmap
 import struct
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
 
 from skillshard.corpus.members import Members
-from skillshard.shards.manifest import TAR_BLOCK, whole_blocks
-from skillshard.shards.tar import KEY_DIGITS, Bytes
+from skillshard.shards import pairs
+from skillshard.shards.manifest import END_BYTES, TAR_BLOCK, whole_blocks
+from skillshard.shards.tar import KEY_DIGITS, Bytes, blocks_of, member_sizes
 
 _JSON_BYTES = struct.Struct("<I")
 _MEMBER = struct.Struct("<BI")
@@ -26,6 +32,8 @@ MAX_SUFFIXES = 256
 """Largest number of suffixes of a shard set, which a byte of the payload numbers."""
 # Offsets of the fields by POSIX: name 0 to 100, size 124 to 135.
 _NAME, _SIZE = slice(0, 100), slice(124, 135)
+_ROWS_AT_ONCE = 4096
+"""Number of rows whose headers are looked at together: 2 MB of headers."""
 
 
 def payload_of(json: bytes, members: Members, suffixes: Sequence[str]) -> bytes:
@@ -110,3 +118,87 @@ def read_members(
         for suffix, start, end in spans(data, json_start, json_bytes)
         if wanted is None or suffix in wanted
     }
+
+
+class MemberTotals(NamedTuple):
+    """Members of a shard.
+
+    Attributes:
+        num_samples: Suffix -> number of samples with the member.
+        num_bytes: Suffix -> bytes of all members, without headers and padding.
+        fault: Rest of a sentence that begins with the name of the tar, about the first place where no member is as expected, or None.
+    """
+
+    num_samples: Counter[str]
+    num_bytes: Counter[str]
+    fault: str | None
+
+
+def totals_of(data: Bytes | mmap.mmap, index: np.ndarray) -> MemberTotals:
+    """Count the members of a shard by the headers in its tar, and check that members fill the tar between the samples.
+
+    A reader follows the headers from the JSON of a sample on. Each header must have the key of the sample and a suffix that the sample did not have
+    before, and the last member must end where the next sample begins.
+
+    Args:
+        data: Bytes of the tar, in the layout `pairs`.
+        index: Index of the shard, which agrees with the headers of texts and JSONs.
+    """
+    blocks = blocks_of(memoryview(data))
+    totals = MemberTotals(Counter(), Counter(), None)
+    starts = index["text_start"].astype(np.int64) - TAR_BLOCK
+    ends = np.append(starts[1:], len(data) - END_BYTES) // TAR_BLOCK
+    json_starts = pairs.json_starts(index)
+    headers = (json_starts + whole_blocks(index["json_bytes"].astype(np.int64))) // TAR_BLOCK
+    keys = json_starts // TAR_BLOCK - 1
+    for begin in range(0, len(index), _ROWS_AT_ONCE):
+        rows = np.arange(begin, min(begin + _ROWS_AT_ONCE, len(index)))
+        if (fault := _add_totals(totals, blocks, rows, keys, headers, ends)) is not None:
+            return totals._replace(fault=fault)
+    return totals
+
+
+def _add_totals(
+    totals: MemberTotals,
+    blocks: UInt8[np.ndarray, "block 512"],
+    rows: Int[np.ndarray, " row"],
+    keys: Int[np.ndarray, " sample"],
+    headers: Int[np.ndarray, " sample"],
+    ends: Int[np.ndarray, " sample"],
+) -> str | None:
+    """Add the members of rows to the totals, and return the fault of the first row with a fault, or None.
+
+    Args:
+        totals: Totals, which the function changes.
+        blocks: Blocks of the tar.
+        rows: Rows of the shard.
+        keys: Block of each sample with its key: the header of its JSON.
+        headers: Block behind the JSON of each sample, where the header of the first member stands.
+        ends: Block at which the next sample begins, or the end mark.
+    """
+    place, seen = headers[rows], set[tuple[int, str]]()
+    while True:
+        if len(beyond := np.flatnonzero(place > ends[rows])):
+            return f"has members of row {rows[beyond[0]]:,} that reach into the next sample"
+        open_rows = place < ends[rows]
+        rows, place = rows[open_rows], place[open_rows]
+        if not len(rows):
+            return None
+        found = blocks[place]
+        sizes = member_sizes(found)
+        is_own = (found[:, :KEY_DIGITS] == blocks[keys[rows], :KEY_DIGITS]).all(axis=1) & (sizes >= 0)
+        if not is_own.all():
+            return f"has no member of row {rows[np.argmin(is_own)]:,} where its last member ends"
+        names, which = np.unique(
+            np.ascontiguousarray(found[:, KEY_DIGITS + 1 : _NAME.stop]).view(f"S{_NAME.stop - KEY_DIGITS - 1}")[:, 0],
+            return_inverse=True,
+        )
+        for number, name in enumerate(names.tolist()):
+            suffix, own = name.decode("ascii", "replace"), which == number
+            pairs_of_rows = {(row, suffix) for row in rows[own].tolist()}
+            if twice := seen & pairs_of_rows:
+                return f"has two members {suffix!r} of row {min(twice)[0]:,}"
+            seen |= pairs_of_rows
+            totals.num_samples[suffix] += len(pairs_of_rows)
+            totals.num_bytes[suffix] += int(sizes[own].sum())
+        place = place + 1 + whole_blocks(sizes) // TAR_BLOCK

@@ -8,7 +8,7 @@ besides the shards in the plan of a round. The index says where a text lies in t
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -57,7 +57,7 @@ from skillshard.shards.manifest import (
     shard_name,
 )
 from skillshard.shards.mapped import MAX_OPEN, FileWords, Mapped, mapped
-from skillshard.shards.members import read_members
+from skillshard.shards.members import read_members, totals_of
 from skillshard.shards.tar import END_OF_ARCHIVE
 from skillshard.shards.texts import hash_of, hashes_of, text_hashes
 
@@ -92,12 +92,12 @@ class OpenShard:
         member = orjson.loads(self.member(row))
         return Sample(member["id"], self.text(row), member["meta"])
 
-    def members(self, row: int) -> dict[str, bytes]:
-        """Return the bytes of a row's further members, such as images, by suffix."""
+    def members(self, row: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
+        """Return the bytes of a row's further members, such as images, by suffix. None: all members."""
         if self.layout != "pairs":
             return {}
         json_start = int(LAYOUTS[self.layout].json_starts(self.index[row : row + 1])[0])
-        return read_members(self.data, json_start, int(self.index["json_bytes"][row]))
+        return read_members(self.data, json_start, int(self.index["json_bytes"][row]), wanted)
 
 
 @dataclass(frozen=True)
@@ -256,11 +256,25 @@ class SkillShards:
         # Memory maps cannot be pickled. Another process maps and checks the files itself.
         return {**self.__dict__, "_open": {}, "_indexes": {}, "_checked": set()}
 
-    def verify(self, rule: SplitRule | None = None, on_shard: Callable[[], None] = lambda: None) -> list[str]:
+    def map_tar(self, shard: int) -> Mapped:
+        """Map a shard's tar into memory, and compare only its size with the manifest.
+
+        Raises:
+            ShardError: The tar is missing, or has another size.
+        """
+        return mapped(self.files, self._wanted(shard)[0], check_digest=False, keep_open=self.files.are_locked)
+
+    def verify(
+        self,
+        rule: SplitRule | None = None,
+        members: Collection[str] = (),
+        on_shard: Callable[[], None] = lambda: None,
+    ) -> list[str]:
         """Read all bytes and return one sentence for each fault.
 
         Args:
             rule: Rule of the split. With None, the sides of the texts are not checked.
+            members: Suffixes of the members that samples may have.
             on_shard: Function that is called before each shard.
         """
         faults = []
@@ -275,6 +289,8 @@ class SkillShards:
                 continue
             if opened.data[-len(END_OF_ARCHIVE) :] != END_OF_ARCHIVE:
                 faults.append(f"{self.name(shard)} does not end with the end mark of a tar. {ANEW}")
+            if self.layout == "pairs" and (difference := _other_members(opened, members)) is not None:
+                faults.append(f"{self.name(shard)} {difference}. {ANEW}")
             texts = None
             if isinstance(self.columns, ShardColumns):
                 texts, fault = self._checked_texts(shard, opened)
@@ -285,6 +301,20 @@ class SkillShards:
                     f"both train and holdout. {ANEW}"
                 )
         return faults
+
+
+def _other_members(opened: OpenShard, members: Collection[str]) -> str | None:
+    """Describe a fault of the members of a shard as the rest of a sentence that begins with the name of the tar, or return None."""
+    totals = totals_of(opened.data, opened.index)
+    if totals.fault is not None:
+        return totals.fault
+    others = sorted({*totals.num_samples} - {*members})
+    if not others:
+        return None
+    return (
+        f"has a member {others[0]!r} in {counted(totals.num_samples[others[0]], 'sample')}, but the members of the manifest are {name_some(sorted(members)) or 'none'}: "
+        "damaged or edited file"
+    )
 
 
 def _other_keys(opened: OpenShard, keys: np.ndarray) -> int | None:
@@ -494,6 +524,13 @@ class ShardSet:
         """Directory or URI of the shard set."""
         return self.files.root
 
+    @property
+    def roots(self) -> list[Path | str]:
+        """Directory or URI of each edition, the oldest first, and of this set."""
+        return (
+            [edition.root for edition in self.files.editions] if isinstance(self.files, EditionFiles) else [self.root]
+        )
+
     @cached_property
     def token_form(self) -> TokenForm | None:
         """Form of the samples if their texts are token ids, otherwise None. Appended shards have the form of the whole set."""
@@ -607,6 +644,7 @@ class ShardSet:
         shards_of = self.train if split == "train" else self.holdout
         if not shards_of:
             raise ShardError(f"{places.public(self.root)} has no {split} samples. Choose the other `split`.")
+        refuse_taken_column(self, self.members)
         needed("datasets", what="`ShardSet.to_datasets`")
         from datasets import Features, IterableDataset, Value
 
@@ -634,11 +672,11 @@ class ShardSet:
         begun = itertools.count()
         num_shards = sum(len(shards.shard_rows) for shards in all_shards)
         faults = [
-            fault for shards in all_shards for fault in shards.verify(rule, lambda: advance(next(begun), num_shards))
+            fault
+            for shards in all_shards
+            for fault in shards.verify(rule, self.members, lambda: advance(next(begun), num_shards))
         ]
-        roots = (
-            [edition.root for edition in self.files.editions] if isinstance(self.files, EditionFiles) else [self.root]
-        )
+        roots = self.roots
         faults += self._other_parents(roots)
         num_rejected = None
         if not any(web.is_web(str(root)) for root in roots):
@@ -675,6 +713,15 @@ class ShardSet:
 
         return MappingProxyType(
             {skill.name: shards(skill) for skill in self.manifest_skills if getattr(skill, split).number}
+        )
+
+
+def refuse_taken_column(shards: ShardSet, members: Collection[str]) -> None:
+    """Raise ShardError if a member has the name of the column of the metadata. `parse_members` refuses the names of the other columns."""
+    if "meta" in members:
+        raise ShardError(
+            f"{places.public(shards.root)} has members with the suffix 'meta', and rows have their metadata in a column 'meta'. Shard the corpus anew "
+            "with another suffix: 'skillshard shard --members bytes=meta'."
         )
 
 

@@ -6,13 +6,11 @@ beside its tags comes along, row for row, so that the new tags can be compared w
 """
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from skillshard import artefact, storage
 from skillshard.errors import TagsError, name_some
@@ -27,6 +25,7 @@ from skillshard.tags import (
     TagRow,
     Tags,
     TagsManifest,
+    kinds_of,
     part_place,
     read_part,
     rejected_place,
@@ -229,15 +228,9 @@ def write_regrouped(folders: Sequence[str], part: int, names: Mapping[str, str],
         "skills": counts,
         "set_aside": aside,
         "num_set_aside": len(lines),
-        "set_aside_by": [(file, reason, field, num) for (file, reason, field), num in _kinds(lines).items()],
+        "set_aside_by": [(file, reason, field, num) for (file, reason, field), num in kinds_of(lines).items()],
         "part_digest": storage.file_digest(place),
     }
-
-
-def _kinds(lines: Sequence[bytes]) -> Counter[tuple[str, str, str | None]]:
-    """Count lines of rejected/ by file, reason and field. Lines of earlier versions name no field."""
-    rows = map(orjson.loads, lines)
-    return Counter((row["file"], row["reason"], row.get("field")) for row in rows)
 
 
 def _rejected(folder: str, part: int) -> list[bytes]:

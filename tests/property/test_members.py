@@ -35,16 +35,14 @@ from skillshard.shards.members import parts_of, payload_of
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import write_tokens
 from skillshard.shards.write import append_shards, write_shards
-from skillshard.tags import Tags
 from skillshard.torch import Items, MixedDataset, collate
 from skillshard.webdataset import MixedSamples
 from tests.conftest import HERE, tree
+from tests.pictures import KEPT, Tagged, expected_members, members_of, tagged, written
 from tests.remote.server import served
 from tests.tokenizers_trained import byte_tokenizer
 
 Images = dict[str, dict[str, bytes]]
-Tagged = tuple[Corpus, Tags]
-KEPT = ("jpg", "wav=left.wav")
 BATCH = 8
 
 
@@ -53,50 +51,15 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "sync", lambda path: None)
 
 
-def members_of(number: int) -> dict[str, bytes]:
-    """Return the members of a sample: a sound of every size around a block of a tar, and an image on two samples of three."""
-    sound = bytes([number % 256, 0]) * (number * 37 % 1100)
-    return {"left.wav": sound, **({"jpg": b"\xff\xd8" + bytes([number % 256]) * 600} if number % 3 else {})}
-
-
-def write_tars(folder: Path, numbers: Sequence[int], *, num_files: int = 3) -> Path:
-    folder.mkdir(parents=True)
-    for file in range(num_files):
-        with tarfile.open(folder / f"{file}.tar", "w") as tar:
-            for number in numbers[file::num_files]:
-                meta = orjson.dumps({"kind": ("cat", "dog")[number % 2]})
-                contents = {"txt": f"caption {number}".encode(), "json": meta, **members_of(number), "cls": b"7"}
-                for suffix, content in sorted(contents.items()):
-                    member = tarfile.TarInfo(f"{number:04d}.{suffix.upper()}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-    return folder
-
-
-def tagged(folder: Path, numbers: Sequence[int]) -> Tagged:
-    corpus = Corpus.open(write_tars(folder / "corpus", numbers))
-    tags = taggers.tag_corpus(corpus, taggers.metadata("kind"), folder / "tags", backend=HERE)
-    return corpus, tags
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Tagged:
     """Tag 180 samples of 2 skills in 3 tars."""
     return tagged(tmp_path_factory.mktemp("pictures"), range(180))
 
 
-def written(pictures: Tagged, out: Path, members: Sequence[str] = KEPT) -> ShardSet:
-    return write_shards(*pictures, out, shard_bytes=60_000, holdout=0.1, members=members, backend=HERE)
-
-
 @pytest.fixture(scope="module")
 def shards(pictures: Tagged, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return written(pictures, tmp_path_factory.mktemp("kept") / "shards")
-
-
-def expected_members(identity: str) -> dict[str, bytes]:
-    members = members_of(int(identity))
-    return {"wav": members["left.wav"], **({"jpg": members["jpg"]} if "jpg" in members else {})}
 
 
 def kept_members(shards: ShardSet) -> Images:

@@ -138,8 +138,10 @@ def test_a_worker_checks_each_shard_of_a_mix_once_for_all_its_files(
             checked.append((skill_shards.skill, shard))
         return open_checked(skill_shards, shard)
 
-    def write_copy(part: Any, format: str, place: str) -> Any:
-        return write_part(pickle.loads(pickle.dumps(part)), format, place)  # as the pool sends tasks to a worker
+    def write_copy(part: Any, format: str, schema: Any, place: str) -> Any:
+        return write_part(
+            pickle.loads(pickle.dumps(part)), format, schema, place
+        )  # as the pool sends tasks to a worker
 
     write_part = export_module.write_part
     monkeypatch.setattr(export_module, "write_part", write_copy)
@@ -186,11 +188,11 @@ def test_a_stopped_export_goes_on_and_a_finished_one_is_not_done_again(
     written: list[str] = []
     write_part = export_module.write_part
 
-    def stop_after_two(part: Any, format: str, place: str) -> Any:
+    def stop_after_two(part: Any, format: str, schema: Any, place: str) -> Any:
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(place)
-        return write_part(part, format, place)
+        return write_part(part, format, schema, place)
 
     monkeypatch.setattr(export_module, "write_part", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
@@ -201,9 +203,9 @@ def test_a_stopped_export_goes_on_and_a_finished_one_is_not_done_again(
     ):
         export_shards(shards, tmp_path / "E", **{**arguments, "format": "jsonl"})
 
-    def counted(part: Any, format: str, place: str) -> Any:
+    def counted(part: Any, format: str, schema: Any, place: str) -> Any:
         written.append(place)
-        return write_part(part, format, place)
+        return write_part(part, format, schema, place)
 
     monkeypatch.setattr(export_module, "write_part", counted)
     export_shards(shards, tmp_path / "E", **arguments)
