@@ -326,6 +326,7 @@ def export(
             metavar="A,B|none",
             help="Members of the samples, such as images, to write as columns of bytes. 'none' writes texts and metadata alone.",
             show_default="all in parquet and datasets",
+            rich_help_panel=WHERE,
         ),
     ] = None,
     workers: Workers = None,
