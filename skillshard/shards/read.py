@@ -262,7 +262,9 @@ class SkillShards:
         Raises:
             ShardError: The tar is missing, or has another size.
         """
-        return mapped(self.files, self._wanted(shard)[0], check_digest=False, keep_open=self.files.are_locked)
+        return mapped(
+            self.files, self._wanted(shard)[0], check_digest=False, keep_open=self.files.are_locked, words=_SHARD_FILE
+        )
 
     def verify(
         self,
