@@ -124,7 +124,7 @@ def test_who_only_finds_places_reads_no_tar_and_who_cuts_the_texts_finds_the_dam
     )
     places = finds.find(np.arange(3000))
     with pytest.raises(ShardError, match=sentence):
-        cuts.cut(places)
+        cuts.samples.cut(places)
 
 
 @pytest.mark.parametrize("folder", ["../../etc", "/etc", "a/../..", "..", ""])
