@@ -81,6 +81,11 @@ NEAR = {
         "tests/property/test_order.py",
         "tests/property/test_repetition.py",
         "tests/golden/test_order.py",
+    ],
+    "skillshard/mixing/skill_order.py": [
+        "tests/property/test_order.py",
+        "tests/golden/test_order.py",
+        "tests/property/test_continuation.py",
         "tests/property/test_packing_concat.py -k tokens_before_a_draw",
     ],
     "skillshard/mixing/packing.py": [

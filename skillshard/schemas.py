@@ -20,6 +20,8 @@ from skillshard.fitting.runs import RunsFile
 from skillshard.graph.skill_graph import GraphFile
 from skillshard.mixing.block_counts import BlocksRecord
 from skillshard.mixing.ledger import (
+    AheadHandoverRecord,
+    AheadRunRecord,
     GenerationRecord,
     HandoverRecord,
     ObservationRecord,
@@ -56,6 +58,7 @@ _MODELS: dict[str, Any] = {
     "graph-2": GraphFile,
     "handover-1": HandoverRecord,
     "handover-2": SkippingHandoverRecord,
+    "handover-3": AheadHandoverRecord,
     "inspect-2": Facts,
     "manifest-1": Manifest1,
     "manifest-2": Manifest2,
@@ -74,6 +77,7 @@ _MODELS: dict[str, Any] = {
     "round-3": SteeredRoundRecord,
     "run-5": RunRecord,
     "run-6": SkippingRunRecord,
+    "run-7": AheadRunRecord,
     "runs-1": RunsFile,
     "sample-1": SampleMember,
     "steer-1": SteerRecord,

@@ -14,7 +14,8 @@ from skillshard.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from skillshard.mixing.ledger import HandoverRecord, SkillPosition
+    from skillshard.mixing.ledger import HandoverRecord
+    from skillshard.mixing.place_records import SkillPosition
 
 
 @grouped

@@ -26,17 +26,14 @@ from skillshard.mixing.counts import drawn_at, in_unit_of
 from skillshard.mixing.ledger import (
     HANDOVER,
     RUN,
-    Continued,
-    CopiedObservation,
+    AheadHandoverRecord,
+    AheadRunRecord,
     DirectoryLedger,
     HandoverRecord,
-    Layer,
     Ledger,
     ObservationRecord,
     RoundRecord,
     RunRecord,
-    SeenObservation,
-    SkillPosition,
     SkippingHandoverRecord,
     SkippingRunRecord,
     open_skips_of,
@@ -44,7 +41,24 @@ from skillshard.mixing.ledger import (
     skipped_by,
 )
 from skillshard.mixing.order import interleave
-from skillshard.mixing.positions import advanced, grown, places_after, still_open, untouched
+from skillshard.mixing.place_records import (
+    AheadEpoch,
+    AheadSkippedPart,
+    Continued,
+    CopiedObservation,
+    SeenObservation,
+    SkillPosition,
+)
+from skillshard.mixing.positions import (
+    advanced,
+    ahead_in,
+    beginnings,
+    grown,
+    grown_ahead,
+    skips_in,
+    standings_after,
+    untouched,
+)
 from skillshard.mixing.records import Records, counted_at, open_records, round_up_to
 from skillshard.mixing.skipping import Stretch, given_stretches, skipped_part
 from skillshard.mixing.steps import Steps
@@ -109,23 +123,24 @@ def hand_over(
         )
     newest = _last_round_begun(records, draw)
     drawn = run.drawn_before if newest is None else drawn_at(run, newest, draw)
-    starts = run.continues.skills if run.continues else _beginnings(run)
-    absent = run.continues.absent if run.continues else []
+    starts = beginnings(run)
     observations, num_unread = _last_observations(records, draw, newest)
     state = None if run.continues is None else run.continues.policy_state
     weights = None if run.continues is None else run.continues.weights_before
-    present = [advanced(start, num, run.seed) for start, num in zip(starts, drawn, strict=True)]
-    skills, open_skips = [*present, *absent], still_open(open_skips_of(run), [*starts, *absent], [*present, *absent])
-    skipped = None
+    # Absent skills follow the skills of the run, and no draw moves them.
+    after = [advanced(start, num, run.seed) for start, num in zip(starts, drawn, strict=False)] + starts[len(drawn) :]
+    open_skips, skipped = skips_in(after, open_skips_of(run)), None
     if skip:
-        skipped = skipped_part(records, skip, draw=draw, places=skills, earlier=open_skips)
-        skills, open_skips = places_after(skipped)
+        skipped = skipped_part(records, skip, draw=draw, before=after, earlier=open_skips)
+        after = standings_after(skipped)
+        open_skips = skips_in(after, open_skips)
+    ahead = ahead_in(after)
     handover = HandoverRecord(
         run=run.checksum,
         draw=draw,
         step=_step_after(records, draw) if step is None else step,
         num_rounds=run.num_rounds_before + (0 if newest is None else newest.round + 1),
-        skills=skills,
+        skills=[standing.place for standing in after],
         present=run.skills,
         weights=weights if newest is None else newest.weights,
         unit=run.unit,
@@ -137,19 +152,48 @@ def hand_over(
         measured_on=run.measured_on,
         observations=observations,
         num_unread=num_unread,
-        last_skill=_last_skill(records, newest, draw, [start.label for start in starts]),
+        last_skill=_last_skill(records, newest, draw, [start.place.label for start in starts]),
         restart=sorted(restart),
     )
+    fields = _fields_of(handover)
+    if ahead:
+        if skipped is not None and not isinstance(skipped, AheadSkippedPart):
+            skipped = AheadSkippedPart(**dict(skipped), ahead=[])
+        return AheadHandoverRecord(**fields, skipped=skipped, open_skips=open_skips, ahead=ahead)
     if not open_skips and skipped is None:
         return handover
-    return SkippingHandoverRecord(**_fields_of(handover), skipped=skipped, open_skips=open_skips)
+    return SkippingHandoverRecord(**fields, skipped=skipped, open_skips=open_skips)
 
 
 def with_skips(run: RunRecord, handover: HandoverRecord | None) -> RunRecord:
-    """Return the record of a run that continues another run, with the skips of the handover. Without skips the record stays as it is."""
+    """Return the record of a run that continues another run, with the skips of the handover. Without skips the record stays as it is.
+
+    Raises:
+        PolicyError: The rule of `repeat` ends a skill before a later epoch with skipped samples.
+    """
     if not isinstance(handover, SkippingHandoverRecord):
         return run
-    return SkippingRunRecord(**_fields_of(run), skipped=handover.skipped, open_skips=handover.open_skips)
+    fields = _fields_of(run) | {"skipped": handover.skipped, "open_skips": handover.open_skips}
+    if not isinstance(handover, AheadHandoverRecord):
+        return SkippingRunRecord(**fields)
+    assert run.continues is not None
+    _refuse_end_before(run, run.continues, handover.ahead)
+    ahead = grown_ahead(handover.ahead, [*run.continues.skills, *run.continues.absent])
+    return AheadRunRecord(**fields, ahead=ahead)
+
+
+def _refuse_end_before(run: RunRecord, continues: Continued, ahead: Sequence[AheadEpoch]) -> None:
+    """Raise PolicyError if a skill ends between its open epoch and a later epoch with skipped samples, which count as drawn already."""
+    if run.repeat == "epochs":
+        return
+    most = 1 if run.repeat in ("stop", "drop") else int(run.repeat.removeprefix("cap:"))
+    for place in continues.skills:
+        last = max((own.epoch for own in ahead if own.label == place.label), default=place.epoch)
+        if place.epoch < most <= last:
+            raise PolicyError(
+                f"repeat={run.repeat!r} ends skill {place.skill!r} after {counted(most, 'epoch')}, and skipped samples of its epoch number {last + 1} "
+                f"count as drawn: the last {counted(most, 'epoch')} would end too early. Give at least repeat='cap:{last + 1}', or skip other draws."
+            )
 
 
 def _fields_of(record: HandoverRecord | RunRecord) -> dict[str, Any]:
@@ -282,27 +326,6 @@ def _last_round_begun(records: Records, draw: int) -> RoundRecord | None:
         what=f"the new run would begin at draw {draw:,}",
         remedy="no model has seen these draws. Give the draw of a checkpoint.",
     )
-
-
-def _beginnings(run: RunRecord) -> list[SkillPosition]:
-    """Return the places at the beginning of a run that continues no other run."""
-    return [
-        SkillPosition(
-            skill=skill,
-            label=skill,
-            content=content,
-            num_shards=shards,
-            num_samples=num_samples,
-            seed=run.seed,
-            epoch=0,
-            position=0,
-            passes=0.0,
-            layers=[Layer(num_shards=shards, position=0)],
-        )
-        for skill, content, shards, num_samples in zip(
-            run.skills, run.contents, run.num_shards, run.num_samples, strict=True
-        )
-    ]
 
 
 def _last_observations(records: Records, draw: int, newest: RoundRecord | None) -> tuple[list[SeenObservation], int]:

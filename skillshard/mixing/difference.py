@@ -14,10 +14,12 @@ from skillshard.mixing.ledger import (
     RecordType,
     RunRecord,
     SteeredRoundRecord,
+    ahead_of,
     open_skips_of,
     skipped_by,
 )
 from skillshard.mixing.order import interleave
+from skillshard.mixing.place_records import AheadEpoch, SkipInEpoch
 from skillshard.mixing.records import Numbered, Records
 from skillshard.printable import counted
 
@@ -234,7 +236,8 @@ def _orders(run: RunRecord, *, knows_before: bool) -> list[Any]:
         blocks = None if run.blocks is None else run.blocks.model_dump_json()
         return [(run.seed, skill, content, blocks) for skill, content in zip(run.skills, run.contents, strict=True)]
     part = skipped_by(run)
-    skipped = {skip.label for skip in open_skips_of(run)}
+    of_skips: list[SkipInEpoch | AheadEpoch] = [*open_skips_of(run), *ahead_of(run)]
+    skipped = {own.label for own in of_skips}
     skipped |= {draws.label for stretch in (part.stretches if part else []) for draws in stretch.skills}
     return [
         # The open epoch goes on as in the run before, and so do all later epochs.
@@ -243,7 +246,7 @@ def _orders(run: RunRecord, *, knows_before: bool) -> list[Any]:
         else (
             run.seed,
             start.model_copy(update={"skill": ""}).model_dump_json(),
-            tuple(skip.model_dump_json() for skip in open_skips_of(run) if skip.label == start.label),
+            tuple(own.model_dump_json() for own in of_skips if own.label == start.label),
         )
         for start in run.continues.skills
     ]

@@ -43,7 +43,6 @@ from skillshard.mixing.counts import drawn_at
 from skillshard.mixing.fields import check_fields, rows_of
 from skillshard.mixing.ledger import (
     HANDOVER,
-    Continued,
     DirectoryLedger,
     HandoverRecord,
     Lag,
@@ -55,6 +54,7 @@ from skillshard.mixing.ledger import (
 from skillshard.mixing.members import MEMBERS_AHEAD, check_members
 from skillshard.mixing.metrics import MOST_SKILLS, Row, scalars, table
 from skillshard.mixing.order import ORDER_VERSION
+from skillshard.mixing.place_records import Continued
 from skillshard.mixing.positions import last_sample, orders_of
 from skillshard.mixing.recorded import note_shards
 from skillshard.mixing.records import RECORDS_KEPT, open_records

@@ -28,7 +28,7 @@ from skillshard.canonical import first_fault
 from skillshard.errors import LedgerError, PolicyError, RoundError, TokensError, did_you_mean, name_some
 from skillshard.loss import LossKind, MeasuredOn
 from skillshard.mixing.block_reader import BlockReader
-from skillshard.mixing.ledger import BlockUnit, Continued, Lag
+from skillshard.mixing.ledger import BlockUnit, Lag
 from skillshard.mixing.metrics import MOST_SKILLS
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packed_batch import PackedBatch, Segments
@@ -39,6 +39,7 @@ from skillshard.mixing.packings.concat import Concat, ConcatRound
 from skillshard.mixing.packings.one import One
 from skillshard.mixing.packings.packing import Draws, Packing
 from skillshard.mixing.packings.skill import Skill
+from skillshard.mixing.place_records import Continued
 from skillshard.mixing.state import MixerState
 from skillshard.mixing.stream import BLOCKS, LAST_DRAW, Clock, is_whole, whole_number
 from skillshard.printable import counted

@@ -1,39 +1,129 @@
 """Pure functions of places in the order of a skill: after draws, after a skip, and with appended shards."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from skillshard.mixing.ledger import (
+from skillshard.mixing.ledger import RunRecord, ahead_of, open_skips_of, skipped_by
+from skillshard.mixing.place_records import (
+    AheadEpoch,
+    AheadSkippedPart,
     Layer,
-    RunRecord,
     SkillPosition,
     SkipInEpoch,
     SkippedPart,
-    open_skips_of,
-    skipped_by,
 )
-from skillshard.mixing.order import OpenEpoch, SkillOrder, Skip
+from skillshard.mixing.skill_order import OpenEpoch, SkillOrder, Skip, place_of
 from skillshard.shards.read import SkillShards
 
 
-def advanced(start: SkillPosition, drawn: int, seed: int) -> SkillPosition:
-    """Return the place of a run in the order of a skill after some draws.
+class Standing(NamedTuple):
+    """The place of a run in the order of a skill, with the skipped samples of the open epoch and of later epochs.
+
+    Attributes:
+        place: Place in the open epoch.
+        skips: Skips in the open epoch, the oldest first.
+        ahead: Later epochs with skipped samples, rising.
+    """
+
+    place: SkillPosition
+    skips: tuple[SkipInEpoch, ...] = ()
+    ahead: tuple[AheadEpoch, ...] = ()
+
+    @property
+    def drawn(self) -> int:
+        """Number of draws, as if the skill had always had its present samples. All skipped samples count."""
+        return self.place.drawn + sum(epoch.num_skipped for epoch in self.ahead)
+
+
+def standings(
+    places: Sequence[SkillPosition], skips: Sequence[SkipInEpoch], ahead: Sequence[AheadEpoch]
+) -> list[Standing]:
+    """Join the places of skills with the skips and the later epochs of all skills, by the labels."""
+    return [
+        Standing(
+            place,
+            tuple(skip for skip in skips if skip.label == place.label),
+            tuple(epoch for epoch in ahead if epoch.label == place.label),
+        )
+        for place in places
+    ]
+
+
+def skips_in(after: Sequence[Standing], before: Sequence[SkipInEpoch]) -> list[SkipInEpoch]:
+    """Return the skips in the open epochs of all skills, the oldest first: the skips known before, then the others skill by skill."""
+    present = [skip for standing in after for skip in standing.skips]
+    return [skip for skip in before if skip in present] + [skip for skip in present if skip not in before]
+
+
+def ahead_in(after: Sequence[Standing]) -> list[AheadEpoch]:
+    """Return the later epochs with skipped samples of all skills, skill by skill."""
+    return [epoch for standing in after for epoch in standing.ahead]
+
+
+def beginnings(run: RunRecord) -> list[Standing]:
+    """Return where each skill of a run stood at the beginning of the run. Absent skills follow the skills of the run."""
+    if run.continues is None:
+        return [
+            Standing(
+                SkillPosition(
+                    skill=skill,
+                    label=skill,
+                    content=content,
+                    num_shards=shards,
+                    num_samples=num_samples,
+                    seed=run.seed,
+                    epoch=0,
+                    position=0,
+                    passes=0.0,
+                    layers=[Layer(num_shards=shards, position=0)],
+                )
+            )
+            for skill, content, shards, num_samples in zip(
+                run.skills, run.contents, run.num_shards, run.num_samples, strict=True
+            )
+        ]
+    return standings([*run.continues.skills, *run.continues.absent], open_skips_of(run), ahead_of(run))
+
+
+def advanced(start: Standing, drawn: int, seed: int) -> Standing:
+    """Return where a run stands in the order of a skill after some draws.
 
     Args:
-        start: Place at the beginning of the run.
-        drawn: Number of draws of the skill, as if the skill had always had its present samples.
+        start: Beginning of the run.
+        drawn: Number of draws of the skill, as if the skill had always had its present samples. All skipped samples count.
         seed: Seed of the run.
     """
-    num = start.num_samples
+    if drawn == start.drawn:
+        return start
     # A finished epoch stays open at its end, so that samples that are appended next still belong to this epoch.
-    epoch = (drawn - 1) // num if drawn else 0
-    if epoch != start.epoch:
-        start = start.model_copy(
-            update={"seed": seed, "layers": [Layer(num_shards=start.num_shards, position=0)], "epoch": epoch}
-        )
-    return start.model_copy(update={"position": drawn - epoch * num, "passes": drawn / num})
+    epoch, position = place_of(drawn - 1, start.place.num_samples, opened_ahead(start.ahead))
+    return _at(_in_epoch(start, epoch, seed), position + 1)
+
+
+def _in_epoch(start: Standing, epoch: int, seed: int) -> Standing:
+    """Return the beginning of an epoch, or the same place if the epoch is open already."""
+    if epoch == start.place.epoch:
+        return start
+    known = next((own for own in start.ahead if own.epoch == epoch), None)
+    layers = [Layer(num_shards=start.place.num_shards, position=0)] if known is None else known.layers
+    place = start.place.model_copy(
+        update={"seed": seed if known is None else known.seed, "epoch": epoch, "layers": layers}
+    )
+    return Standing(
+        place,
+        () if known is None else tuple(known.skips),
+        tuple(own for own in start.ahead if own.epoch > epoch),
+    )
+
+
+def _at(standing: Standing, position: int) -> Standing:
+    """Return a place at a position of its open epoch."""
+    place = standing.place
+    drawn = place.epoch * place.num_samples + position
+    return standing._replace(place=place.model_copy(update={"position": position, "passes": drawn / place.num_samples}))
 
 
 def grown(before: SkillPosition, *, skill: str, seed: int, content: str, shard_rows: Sequence[int]) -> SkillPosition:
@@ -83,55 +173,84 @@ def untouched(*, skill: str, label: str, seed: int, content: str, shard_rows: Se
     )
 
 
-class SkipAcrossEpochs(ValueError):
-    """A skip leaves samples of the open epoch behind and goes on in a later epoch."""
+def grown_ahead(ahead: Sequence[AheadEpoch], places: Sequence[SkillPosition]) -> list[AheadEpoch]:
+    """Return the later epochs with the present shards of their skills. Appended samples follow the skipped samples of each epoch."""
+    num_shards = {place.label: place.num_shards for place in places}
+    return [
+        epoch
+        if num_shards[epoch.label] == epoch.layers[-1].num_shards
+        else epoch.model_copy(
+            update={
+                "layers": [*epoch.layers, Layer(num_shards=num_shards[epoch.label], position=epoch.num_skipped)],
+            }
+        )
+        for epoch in ahead
+    ]
 
 
-def after_skip(
-    start: SkillPosition, parts: Sequence[tuple[int, int]], seed: int
-) -> tuple[SkillPosition, SkipInEpoch | None]:
-    """Return the place in the order of a skill after a skip, which counts the skipped samples as drawn.
+def after_skip(start: Standing, parts: Sequence[tuple[int, int]], seed: int) -> Standing:
+    """Return where a run stands in the order of a skill after a skip. The skipped samples count as drawn.
 
     Args:
         start: Place before the skip.
         parts: First draw and end of each skipped part in the order of the skill, over all epochs: rising, disjoint, and not before the place.
         seed: Seed of the run before.
 
-    Returns:
-        The place, and the skipped parts that lie beyond samples that are left. None: the skip begins at the place and has no gap.
-
-    Raises:
-        SkipAcrossEpochs: Samples of an epoch are left, and the skip goes on in the next epoch.
-
     Example:
-        >>> start = untouched(skill="add", label="add", seed=0, content="", shard_rows=[10])
-        >>> place, skip = after_skip(start, [(0, 2), (5, 7)], 0)
-        >>> place.position, skip.position, skip.parts
-        (4, 2, [(5, 7)])
+        >>> start = Standing(untouched(skill="add", label="add", seed=0, content="", shard_rows=[10]))
+        >>> after = after_skip(start, [(0, 2), (5, 7), (12, 15)], 0)
+        >>> after.place.position, [(skip.position, skip.parts) for skip in after.skips]
+        (4, [(2, [(5, 7)])])
+        >>> [(epoch.epoch, epoch.num_skipped, epoch.skips[0].parts) for epoch in after.ahead]
+        [(1, 3, [(2, 5)])]
     """
-    num, drawn, left = start.num_samples, start.drawn, list(parts)
+    num, drawn, left = start.place.num_samples, start.drawn, list(parts)
     while left and left[0][0] == drawn:
         drawn = left.pop(0)[1]
-    place = advanced(start, drawn, seed)
+    after = advanced(start, drawn, seed)
     if not left:
-        return place, None
-    epoch = drawn // num
-    if left[-1][1] > (epoch + 1) * num:
-        raise SkipAcrossEpochs
-    if place.epoch != epoch:
-        # The finished epoch is closed, because the skip belongs to the next epoch.
-        place = place.model_copy(
-            update={"seed": seed, "epoch": epoch, "layers": [Layer(num_shards=start.num_shards, position=0)]}
+        return after
+    of_epoch: dict[int, list[tuple[int, int]]] = {}
+    ahead = opened_ahead(after.ahead)
+    for draw, end in left:
+        while draw < end:
+            epoch, position = place_of(draw, num, ahead)
+            taken = min(end - draw, num - position)
+            of_epoch.setdefault(epoch, []).append((position, position + taken))
+            draw += taken
+    epoch, position = place_of(drawn, num, ahead)
+    own = of_epoch.pop(epoch, [])
+    if own:
+        # A finished epoch is closed, because the skip belongs to the next epoch.
+        after = _at(_in_epoch(after, epoch, seed), position)
+        skip, num_drawn = _skip(after.place.label, len(after.place.layers), position, own)
+        after = _at(after._replace(skips=(*after.skips, *skip)), num_drawn)
+    later = {known.epoch: known for known in after.ahead}
+    for epoch, own in of_epoch.items():
+        known = later.get(epoch)
+        layers = [Layer(num_shards=start.place.num_shards, position=0)] if known is None else known.layers
+        skip, num_drawn = _skip(after.place.label, len(layers), 0 if known is None else known.num_skipped, own)
+        later[epoch] = AheadEpoch(
+            label=after.place.label,
+            epoch=epoch,
+            seed=seed if known is None else known.seed,
+            num_skipped=num_drawn,
+            layers=layers,
+            skips=[*(() if known is None else known.skips), *skip],
         )
-    first = epoch * num
-    skip = SkipInEpoch(
-        label=start.label,
-        num_layers=len(place.layers),
-        position=drawn - first,
-        parts=[(begin - first, end - first) for begin, end in left],
-    )
-    drawn += sum(end - begin for begin, end in left)
-    return place.model_copy(update={"position": drawn - first, "passes": drawn / num}), skip
+    return after._replace(ahead=tuple(later[epoch] for epoch in sorted(later)))
+
+
+def _skip(
+    label: str, num_layers: int, position: int, parts: list[tuple[int, int]]
+) -> tuple[tuple[SkipInEpoch, ...], int]:
+    """Return the skip of parts of an epoch, and the number of draws of the epoch after the skip. Parts at the position need no skip."""
+    while parts and parts[0][0] == position:
+        position, parts = parts[0][1], parts[1:]
+    if not parts:
+        return (), position
+    skip = SkipInEpoch(label=label, num_layers=num_layers, position=position, parts=parts)
+    return (skip,), position + sum(end - first for first, end in parts)
 
 
 def parts_of(part: SkippedPart, label: str) -> list[tuple[int, int]]:
@@ -145,44 +264,43 @@ def parts_of(part: SkippedPart, label: str) -> list[tuple[int, int]]:
     return parts
 
 
-def places_after(part: SkippedPart) -> tuple[list[SkillPosition], list[SkipInEpoch]]:
-    """Return the place of each skill after a skip, and all skips in the open epochs, the oldest first."""
-    places, skips = [], list(part.earlier)
-    for before in part.places:
-        place, skip = after_skip(before, parts_of(part, before.label), part.seed)
-        if place.epoch != before.epoch:
-            skips = [earlier for earlier in skips if earlier.label != place.label]
-        places.append(place)
-        skips += [] if skip is None else [skip]
-    return places, skips
+def standings_of(part: SkippedPart) -> list[Standing]:
+    """Return where each skill stood before a skip."""
+    return standings(part.places, part.earlier, part.ahead if isinstance(part, AheadSkippedPart) else [])
 
 
-def still_open(
-    skips: Sequence[SkipInEpoch], before: Sequence[SkillPosition], after: Sequence[SkillPosition]
-) -> list[SkipInEpoch]:
-    """Return the skips whose epoch is still open after a run.
-
-    Args:
-        skips: Skips in the open epochs at the beginning of the run.
-        before, after: Place of each skill at the beginning and at the end of the run.
-    """
-    same = {start.label for start, end in zip(before, after, strict=True) if start.epoch == end.epoch}
-    return [skip for skip in skips if skip.label in same]
+def standings_after(part: SkippedPart) -> list[Standing]:
+    """Return where each skill stands after a skip."""
+    return [after_skip(before, parts_of(part, before.place.label), part.seed) for before in standings_of(part)]
 
 
-def open_epoch(start: SkillPosition, skips: Sequence[SkipInEpoch] = ()) -> OpenEpoch:
-    """Return the epoch in which a run begins, for `SkillOrder`.
-
-    Args:
-        start: Place in the order of the skill.
-        skips: Skips in the open epochs of all skills, the oldest first.
-    """
-    return OpenEpoch(
-        start.epoch,
-        start.seed,
-        tuple((layer.num_shards, layer.position) for layer in start.layers),
-        tuple(Skip(skip.num_layers, skip.position, tuple(skip.parts)) for skip in skips if skip.label == start.label),
+def opened_ahead(ahead: Sequence[AheadEpoch]) -> tuple[OpenEpoch, ...]:
+    """Return the later epochs with skipped samples of one skill, for `SkillOrder`."""
+    return tuple(
+        OpenEpoch(epoch.epoch, epoch.seed, _layers(epoch.layers), _skips(epoch.skips), epoch.num_skipped)
+        for epoch in ahead
     )
+
+
+def order_of(standing: Standing, shard_rows: Int[np.ndarray, " shard"], seed: int) -> SkillOrder:
+    """Return the order of the samples of a skill from a place on.
+
+    Args:
+        standing: Place in the order of the skill.
+        shard_rows: Number of samples of each shard.
+        seed: Seed of the epochs after the open epoch.
+    """
+    place = standing.place
+    opened = OpenEpoch(place.epoch, place.seed, _layers(place.layers), _skips(standing.skips))
+    return SkillOrder(shard_rows, (seed, place.label), opened, opened_ahead(standing.ahead))
+
+
+def _layers(layers: Sequence[Layer]) -> tuple[tuple[int, int], ...]:
+    return tuple((layer.num_shards, layer.position) for layer in layers)
+
+
+def _skips(skips: Sequence[SkipInEpoch]) -> tuple[Skip, ...]:
+    return tuple(Skip(skip.num_layers, skip.position, tuple(skip.parts)) for skip in skips)
 
 
 def orders_of(run: RunRecord, train: Sequence[SkillShards]) -> list[SkillOrder]:
@@ -196,10 +314,9 @@ def orders_of(run: RunRecord, train: Sequence[SkillShards]) -> list[SkillOrder]:
         return [
             SkillOrder(shards.shard_rows, (run.seed, skill)) for shards, skill in zip(train, run.skills, strict=True)
         ]
-    skips = open_skips_of(run)
     return [
-        SkillOrder(shards.shard_rows, (run.seed, start.label), open_epoch(start, skips))
-        for shards, start in zip(train, run.continues.skills, strict=True)
+        order_of(start, shards.shard_rows, run.seed)
+        for shards, start in zip(train, beginnings(run), strict=False)  # absent skills follow the skills of the run
     ]
 
 
@@ -221,11 +338,9 @@ def last_sample(
     if number is None:
         return None
     part = skipped_by(run)
-    places, seed, skips = run.continues.skills, run.seed, open_skips_of(run)
-    if part is not None:
-        # The draw comes before the skipped samples, so it stands in the order without the skip.
-        places, seed, skips = part.places, part.seed, part.earlier
-    place = next(place for place in places if place.label == label)
-    order = SkillOrder(train[number].shard_rows[: place.num_shards], (seed, label), open_epoch(place, skips))
-    ((shard, rows),) = order.read(place.drawn - 1, place.drawn).segments
+    # Without a skip, or before the skip: the draw comes before the skipped samples, so it stands in the order without the skip.
+    before = beginnings(run) if part is None else standings_of(part)
+    start = next(start for start in before if start.place.label == label)
+    order = order_of(start, train[number].shard_rows[: start.place.num_shards], run.seed if part is None else part.seed)
+    ((shard, rows),) = order.read(start.drawn - 1, start.drawn).segments
     return number, shard, rows

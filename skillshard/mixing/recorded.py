@@ -20,10 +20,11 @@ from skillshard.errors import LedgerError, ShardError, StorageError
 from skillshard.hash_ranges import id_hash
 from skillshard.memo import memoized
 from skillshard.mixing.ledger import DirectoryLedger, Ledger, RoundRecord, RunRecord, skipped_by
-from skillshard.mixing.order import SkillOrder, interleave
-from skillshard.mixing.positions import open_epoch, orders_of
+from skillshard.mixing.order import interleave
+from skillshard.mixing.positions import order_of, orders_of, standings_of
 from skillshard.mixing.records import Records, open_records
 from skillshard.mixing.round_plan import RoundPlan, plan_round
+from skillshard.mixing.skill_order import SkillOrder
 from skillshard.printable import counted
 from skillshard.shards.read import ShardSet, SkillShards
 
@@ -226,11 +227,9 @@ class RecordedStream:
         num_drawn = newest.drawn_before[number] + newest.counts[number]
         # A run that continues another run has no draws before the place at which the run began.
         first = self.run.drawn_before[number]
-        for epoch in range(first // order.num_samples, -(-num_drawn // order.num_samples)):
-            position = epoch * order.num_samples + order.offset(epoch, sample.shard, sample.row)
-            if position >= num_drawn:
-                return
-            if position < first:
+        for epoch in _epochs(order, first, num_drawn):
+            position = order.draw_of(epoch, order.offset(epoch, sample.shard, sample.row))
+            if position is None or not first <= position < num_drawn:
                 continue
             record = self._round_of(number, position)
             _, slot = interleave(np.array(record.counts), "round", self.run.seed, record.round)
@@ -245,19 +244,19 @@ class RecordedStream:
         if sample.split != "train" or part is None or begun is None:
             return
         label = begun.skills[self.run.skills.index(sample.skill)].label
-        place = next((place for place in part.places if place.label == label), None)
-        if place is None or sample.shard >= place.num_shards:
+        before = next((standing for standing in standings_of(part) if standing.place.label == label), None)
+        if before is None or sample.shard >= before.place.num_shards:
             return  # the run before did not have the sample
-        rows = self._train[self.run.skills.index(sample.skill)].shard_rows[: place.num_shards]
-        order = SkillOrder(rows, (part.seed, label), open_epoch(place, part.earlier))
+        rows = self._train[self.run.skills.index(sample.skill)].shard_rows[: before.place.num_shards]
+        order = order_of(before, rows, part.seed)
         for stretch in part.stretches:
             for draws in stretch.skills:
                 if draws.label != label:
                     continue
                 end = draws.first + draws.num
-                for epoch in range(draws.first // order.num_samples, -(-end // order.num_samples)):
-                    position = epoch * order.num_samples + order.offset(epoch, sample.shard, sample.row)
-                    if draws.first <= position < end:
+                for epoch in _epochs(order, draws.first, end):
+                    position = order.draw_of(epoch, order.offset(epoch, sample.shard, sample.row))
+                    if position is not None and draws.first <= position < end:
                         yield SkippedAt(stretch.first, stretch.num, stretch.why, epoch)
 
     def _samples_of_round(self, number: int, within: Int[np.ndarray, " sample"]) -> Iterator[RecordedSample]:
@@ -275,7 +274,7 @@ class RecordedStream:
             skill = int(plan.skill[position])
             shard = plan.segments[int(plan.segment[position])][1]
             file, row = self._source(self._train[skill], shard, int(plan.row[position]))
-            epoch = int(before[skill] + rank[position]) // self._orders[skill].num_samples
+            epoch, _ = self._orders[skill].place_of(int(before[skill] + rank[position]))
             yield RecordedSample(
                 record.first_draw + position, number, self.run.skills[skill], epoch, sample_id, file, row, text, meta
             )
@@ -322,6 +321,11 @@ class RecordedStream:
                 else f"{self.records.ledger} has decided {decided}, in {counted(self.num_rounds, 'round')}"
             )
             raise LedgerError(f"draw {last:,} does not exist: {why}. Give a smaller draw.")
+
+
+def _epochs(order: SkillOrder, first: int, end: int) -> range:
+    """Return the epochs of the draws first .. end - 1 of a skill."""
+    return range(order.place_of(first)[0], order.place_of(end - 1)[0] + 1) if first < end else range(0)
 
 
 def _rank_in_skill(skill: Int[np.ndarray, " draw"]) -> Int[np.ndarray, " draw"]:

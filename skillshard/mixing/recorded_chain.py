@@ -17,7 +17,8 @@ from jaxtyping import Int
 from skillshard.errors import LedgerError, ShardError
 from skillshard.memo import memoized
 from skillshard.mixing.chain import Chain, Segment
-from skillshard.mixing.ledger import DirectoryLedger, SkippedStretch, skipped_by
+from skillshard.mixing.ledger import DirectoryLedger, skipped_by
+from skillshard.mixing.place_records import SkippedStretch
 from skillshard.mixing.recorded import RecordedSample, RecordedStream, StoredSample, fits_run, open_recorded
 from skillshard.mixing.records import open_records
 from skillshard.mixing.steps import Anchor, Steps

@@ -35,6 +35,7 @@ from skillshard.mixing.ledger import (
     RunRecord,
     Segment,
     SteeredRoundRecord,
+    ahead_of,
     folder_of,
     generation_name,
     numbers_in,
@@ -43,7 +44,7 @@ from skillshard.mixing.ledger import (
     record_name,
     skipped_by,
 )
-from skillshard.mixing.positions import places_after
+from skillshard.mixing.positions import ahead_in, grown_ahead, skips_in, standings_after
 from skillshard.mixing.steering import faults_of_steers, steer_fault
 from skillshard.progress import advance
 
@@ -554,9 +555,11 @@ def _faults_of_handover(ledger: Ledger, run: RunRecord) -> list[str]:
         return [str(error)]
     if handover is None:
         return [f"{ledger}/{HANDOVER} is missing. {REMEDY}"]
-    if handover.checksum != run.continues.handover or (skipped_by(handover), open_skips_of(handover)) != (
+    ahead = grown_ahead(ahead_of(handover), [*run.continues.skills, *run.continues.absent])
+    if handover.checksum != run.continues.handover or (skipped_by(handover), open_skips_of(handover), ahead) != (
         skipped_by(run),
         open_skips_of(run),
+        ahead_of(run),
     ):
         return [f"{ledger}/{HANDOVER} is not the handover that {RUN} names: one of them was changed. {REMEDY}"]
     return _faults_of_skips(ledger, handover)
@@ -564,7 +567,11 @@ def _faults_of_handover(ledger: Ledger, run: RunRecord) -> list[str]:
 
 def _faults_of_skips(ledger: Ledger, handover: HandoverRecord) -> list[str]:
     part = skipped_by(handover)
-    if part is None or places_after(part) == (handover.skills, open_skips_of(handover)):
+    if part is None:
+        return []
+    after = standings_after(part)
+    places = [standing.place for standing in after], skips_in(after, part.earlier), ahead_in(after)
+    if places == (handover.skills, open_skips_of(handover), ahead_of(handover)):
         return []
     return [f"{ledger}/{HANDOVER} has places that do not follow from its skipped draws: it was changed. {REMEDY}"]
 

@@ -19,8 +19,8 @@ from jaxtyping import Bool, Int
 from skillshard.errors import PolicyError, TokensError
 from skillshard.memo import memoized
 from skillshard.mixing.ledger import BlockUnit
-from skillshard.mixing.order import SkillOrder
 from skillshard.mixing.round_ids import TABLES_KEPT, WINDOW_DRAWS, IdFiles, IdTable
+from skillshard.mixing.skill_order import SkillOrder
 from skillshard.mixing.stream import LAST_DRAW, is_whole
 from skillshard.shards.token_set import SkillTokens, TokenSet
 

@@ -10,17 +10,9 @@ from typing import Any
 
 from skillshard.errors import LedgerError, PolicyError
 from skillshard.mixing.counts import drawn_at
-from skillshard.mixing.ledger import (
-    HandoverRecord,
-    RunRecord,
-    SkillPosition,
-    SkipInEpoch,
-    SkippedDraws,
-    SkippedPart,
-    SkippedStretch,
-    skipped_by,
-)
-from skillshard.mixing.positions import SkipAcrossEpochs, after_skip, parts_of
+from skillshard.mixing.ledger import HandoverRecord, RunRecord, skipped_by
+from skillshard.mixing.place_records import AheadSkippedPart, SkipInEpoch, SkippedDraws, SkippedPart, SkippedStretch
+from skillshard.mixing.positions import Standing, ahead_in
 from skillshard.mixing.records import Records, round_up_to
 from skillshard.mixing.stream import LAST_DRAW, is_whole
 
@@ -33,7 +25,7 @@ def skipped_part(
     skip: Sequence[Stretch],
     *,
     draw: int,
-    places: Sequence[SkillPosition],
+    before: Sequence[Standing],
     earlier: Sequence[SkipInEpoch],
 ) -> SkippedPart:
     """Find the draws of each skill in stretches of a run that the new run skips.
@@ -42,13 +34,12 @@ def skipped_part(
         records: Records of the run before.
         skip: Stretches of its stream, at least one.
         draw: Draw from which the new run continues.
-        places: Place of each skill at this draw.
-        earlier: Skips of earlier runs in the open epochs.
+        before: Where each skill stands at this draw.
+        earlier: Skips of earlier runs in the open epochs, the oldest first.
 
     Raises:
         PolicyError: A stretch is no first draw, number of draws and reason, or two stretches overlap.
-        LedgerError: A stretch begins before the draw or is not decided, or a skill passes the end of an epoch in a stretch and has samples of
-            the epoch left.
+        LedgerError: A stretch begins before the draw or is not decided.
     """
     run, stretches = records.run, []
     for first, num, why in checked_stretches(skip):
@@ -57,26 +48,19 @@ def skipped_part(
                 f"the skipped stretch from draw {first:,} on begins before draw {draw:,}, from which the new run continues, and the model has seen these "
                 f"draws: give a stretch from draw {draw:,} on, or continue from an earlier checkpoint."
             )
-        before, after = (_drawn_before(records, end) for end in (first, first + num))
+        starts, stops = (_drawn_before(records, end) for end in (first, first + num))
         draws = [
-            SkippedDraws(label=place.label, first=start, num=stop - start)
-            for place, start, stop in zip(
-                places, before, after, strict=False
+            SkippedDraws(label=standing.place.label, first=start, num=stop - start)
+            for standing, start, stop in zip(
+                before, starts, stops, strict=False
             )  # absent skills follow the skills of the run
             if stop > start
         ]
         stretches.append(SkippedStretch(first=first, num=num, why=why, skills=draws))
-    part = SkippedPart(seed=run.seed, places=list(places), earlier=list(earlier), stretches=stretches)
-    for place in part.places:
-        try:
-            after_skip(place, parts_of(part, place.label), part.seed)
-        except SkipAcrossEpochs:
-            raise LedgerError(
-                f"skill {place.skill!r} passes the end of an epoch in the skipped draws, and it has samples of this epoch between draw {draw:,} and "
-                f"the skipped draws, which would come in the wrong epoch: skip all draws from draw {draw:,} on, or continue from a checkpoint nearer to the "
-                "skipped draws."
-            ) from None
-    return part
+    places, ahead = [standing.place for standing in before], ahead_in(before)
+    if ahead:
+        return AheadSkippedPart(seed=run.seed, places=places, earlier=list(earlier), stretches=stretches, ahead=ahead)
+    return SkippedPart(seed=run.seed, places=places, earlier=list(earlier), stretches=stretches)
 
 
 def given_stretches(record: HandoverRecord | RunRecord) -> list[Stretch]:

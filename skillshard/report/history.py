@@ -172,6 +172,7 @@ def _run_history(ledger: DirectoryLedger, points: int, graphs: dict[str, str | o
             "continues",
             "skipped",
             "open_skips",
+            "ahead",
             "checksum",
         },
     )

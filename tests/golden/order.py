@@ -20,7 +20,7 @@ import numpy as np
 
 from skillshard.canonical import digest, to_json
 from skillshard.keyed_random import keyed_words, permutation
-from skillshard.mixing import order
+from skillshard.mixing import order, skill_order
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import curriculum, fixed, proportional
@@ -93,9 +93,9 @@ def skill_orders() -> str:
     """Digest three epochs of two skills with the same shards, read in stretches that end inside stripes."""
     arrays = []
     for labels in ((0, "add"), (1, "carry")):
-        skill_order = order.SkillOrder(np.array(SHARD_ROWS), labels)
+        of_skill = skill_order.SkillOrder(np.array(SHARD_ROWS), labels)
         for start in range(0, 3 * sum(SHARD_ROWS), 1777):
-            for shard, rows in skill_order.read(start, start + 1777).segments:
+            for shard, rows in of_skill.read(start, start + 1777).segments:
                 arrays += [np.array([shard]), rows]
     return of_numbers(arrays)
 

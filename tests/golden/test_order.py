@@ -8,7 +8,9 @@ import pytest
 
 from skillshard import keyed_random
 from skillshard.mixing import order as product
+from skillshard.mixing import skill_order
 from skillshard.mixing.order import ORDER_VERSION
+from skillshard.mixing.skill_order import STRIPE_ROWS
 from tests.golden import order
 
 
@@ -23,7 +25,7 @@ def test_the_order_is_the_committed_one_of_its_version(digests: dict[str, Any]) 
 
 def test_the_generated_shards_have_several_stripes(digests: dict[str, Any]) -> None:
     """Shards of a single stripe would hide the order of the stripes."""
-    several = [rows for rows in digests["shard_rows"].values() if len(rows) > 1 and max(rows) > product.STRIPE_ROWS]
+    several = [rows for rows in digests["shard_rows"].values() if len(rows) > 1 and max(rows) > STRIPE_ROWS]
     assert len(several) >= 2
 
 
@@ -47,21 +49,29 @@ def test_two_versions_never_have_the_same_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "moved"),
+    ("module", "name", "value", "moved"),
     [
-        ("STRIPE_ROWS", 512, order.skill_orders),
+        (skill_order, "STRIPE_ROWS", 512, order.skill_orders),
         (
+            skill_order,
             "permutation",
             lambda num, *labels: keyed_random.keyed_words(num, *labels).argsort()[::-1],
             order.skill_orders,
         ),
-        ("keyed_words", lambda num, *labels: keyed_random.keyed_words(num, *labels, "another"), order.interleaved),
+        (
+            product,
+            "keyed_words",
+            lambda num, *labels: keyed_random.keyed_words(num, *labels, "another"),
+            order.interleaved,
+        ),
     ],
     ids=["blocks of other size", "another permutation of rows", "another jitter"],
 )
-def test_the_digests_move_with_the_code(name: str, value: Any, moved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_digests_move_with_the_code(
+    module: Any, name: str, value: Any, moved: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = moved()
-    monkeypatch.setattr(product, name, value)
+    monkeypatch.setattr(module, name, value)
     assert moved() != before
 
 

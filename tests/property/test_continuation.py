@@ -11,14 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skillshard.errors import LedgerError
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.continuation import hand_over
-from skillshard.mixing.ledger import SkillPosition, SkipInEpoch
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.order import SkillOrder
-from skillshard.mixing.positions import SkipAcrossEpochs, advanced, after_skip, grown, open_epoch, still_open, untouched
+from skillshard.mixing.positions import Standing, advanced, after_skip, grown, grown_ahead, order_of, untouched
+from skillshard.mixing.recorded import RecordedStream
 from skillshard.mixing.records import verify_ledger
+from skillshard.mixing.skill_order import SkillOrder
 from skillshard.policies import Policy, fixed, skill_it, stratified
 from skillshard.shards.manifest import Manifest
 from skillshard.shards.read import ShardSet
@@ -30,8 +28,33 @@ NUM_SAMPLES = {"add": 90, "carry": 55, "negate": 38}
 # --- the order of a skill ---------------------------------------------------------------------------------------------
 
 
-def order_of(start: SkillPosition, rows: Sequence[int], seed: int, skips: Sequence[SkipInEpoch] = ()) -> SkillOrder:
-    return SkillOrder(np.array(rows), (seed, start.label), open_epoch(start, skips))
+class SeenInEpochs:
+    """The samples of each epoch of a skill, drawn or skipped. A draw belongs to the first epoch that is not complete."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[int, set[Any]] = {}
+        self.first = 0
+
+    def _is_complete(self, num_samples: int) -> bool:
+        return len(self.epochs.get(self.first, ())) == num_samples
+
+    def _add(self, epoch: int, sample: Any) -> None:
+        own = self.epochs.setdefault(epoch, set())
+        assert sample not in own
+        own.add(sample)
+
+    def draw(self, sample: Any, num_samples: int) -> int:
+        """Add a draw, and return its epoch. At its exact end an epoch is still open for appended samples."""
+        while self._is_complete(num_samples):
+            self.first += 1
+        self._add(self.first, sample)
+        return self.first
+
+    def skip(self, epoch: int, sample: Any, num_samples: int) -> None:
+        """Add a skipped sample. A skip in the next epoch closes a complete epoch."""
+        if epoch == self.first + 1 and self._is_complete(num_samples):
+            self.first = epoch
+        self._add(epoch, sample)
 
 
 def rows_at(order: SkillOrder, start: int, stop: int) -> list[tuple[int, int]]:
@@ -53,31 +76,38 @@ def test_every_epoch_of_a_growing_skill_has_every_sample_once(
     runs: list[tuple[int, list[int], int]], first_rows: list[int]
 ) -> None:
     """A run draws some samples. Then shards are appended, and the next run has another seed."""
-    rows = list(first_rows)
-    position = untouched(skill="add", label="add", seed=0, content="", shard_rows=rows)
-    epochs: dict[int, list[tuple[int, int]]] = {}
+    rows, seen = list(first_rows), SeenInEpochs()
+    start = Standing(untouched(skill="add", label="add", seed=0, content="", shard_rows=rows))
     for num_drawn, appended, seed in [*runs, (200, [], 0)]:
-        position = grown(position, skill="add", seed=seed, content="", shard_rows=rows)
-        order, start, size = order_of(position, rows, seed), position.drawn, sum(rows)
-        drawn = rows_at(order, start, start + num_drawn)
-        # Any other division into reads gives the same samples.
-        middle = start + num_drawn // 3
-        assert rows_at(order, start, middle) + rows_at(order, middle, start + num_drawn) == drawn
-        assert [order.offset(n // size, *place) for n, place in enumerate(drawn, start=start)] == [
-            n % size for n in range(start, start + num_drawn)
-        ]
-        assert {shard for shard, _ in drawn} <= set(order.shards(start, start + num_drawn))
-        for number, place in enumerate(drawn, start=start):
-            # At its exact end an epoch is still open for appended samples.
-            epochs.setdefault(number // size, []).append(place)
-        position = advanced(position, start + num_drawn, seed)
-        complete = {number for number in epochs if number < position.epoch}
-        everything = {(shard, row) for shard, num in enumerate(rows) for row in range(num)}
-        for number in complete:
-            assert sorted(epochs.pop(number)) == sorted(everything)
-        for places in epochs.values():
-            assert len(set(places)) == len(places)
+        start = drawn_once(with_shards(start, rows, seed), rows, seed, num_drawn, seen)
         rows += appended
+
+
+def with_shards(standing: Standing, rows: Sequence[int], seed: int) -> Standing:
+    """Return the place with the present shards."""
+    place = grown(standing.place, skill="add", seed=seed, content="", shard_rows=rows)
+    return standing._replace(place=place, ahead=tuple(grown_ahead(standing.ahead, [place])))
+
+
+def drawn_once(start: Standing, rows: Sequence[int], seed: int, num_drawn: int, seen: SeenInEpochs) -> Standing:
+    """Draw some samples, compare every question to the order with the draws, and return the place after the draws."""
+    order, first = order_of(start, np.array(rows), seed), start.drawn
+    drawn = rows_at(order, first, first + num_drawn)
+    # Any other division into reads gives the same samples.
+    middle = first + num_drawn // 3
+    assert rows_at(order, first, middle) + rows_at(order, middle, first + num_drawn) == drawn
+    assert {shard for shard, _ in drawn} <= set(order.shards(first, first + num_drawn))
+    tokens = [np.arange(num, dtype=np.uint32) + 100 * shard for shard, num in enumerate(rows)]
+    shard_tokens = np.array([counts.sum() for counts in tokens], np.int64)
+    first_token, last_token = (
+        order.tokens_before(number, shard_tokens, tokens.__getitem__) for number in (first, first + num_drawn)
+    )
+    assert last_token - first_token == sum(int(tokens[shard][row]) for shard, row in drawn)
+    for number, sample in enumerate(drawn, start=first):
+        epoch, position = order.place_of(number)
+        assert order.offset(epoch, *sample) == position and order.draw_of(epoch, position) == number
+        assert seen.draw(sample, sum(rows)) == epoch
+    return advanced(start, first + num_drawn, seed)
 
 
 @st.composite
@@ -98,53 +128,19 @@ def test_every_epoch_has_every_sample_once_and_no_skipped_sample_is_drawn(
     runs: list[tuple[list[tuple[int, int]], int, list[int], int]], first_rows: list[int]
 ) -> None:
     """Each run skips stretches of the order of the run before. Then shards are appended, and the run draws some samples."""
-    rows, seed = list(first_rows), 0
-    position = untouched(skill="add", label="add", seed=0, content="", shard_rows=rows)
-    skips: list[SkipInEpoch] = []
-    epochs: dict[int, list[tuple[int, int]]] = {}
+    rows, seed, seen = list(first_rows), 0, SeenInEpochs()
+    start = Standing(untouched(skill="add", label="add", seed=0, content="", shard_rows=rows))
     for stretches, num_drawn, appended, next_seed in [*runs, ([], 200, [], 0)]:
-        before, parts, end = order_of(position, rows, seed, skips), list[tuple[int, int]](), position.drawn
+        order, parts, end = order_of(start, np.array(rows), seed), list[tuple[int, int]](), start.drawn
         for gap, length in stretches:
             parts.append((end + gap, end + gap + length))
             end += gap + length
-        parts = joined(parts)
-        try:
-            after, skip = after_skip(position, parts, seed)
-        except SkipAcrossEpochs:
-            first_left = parts[0][1] if parts[0][0] == position.drawn else position.drawn
-            assert parts[-1][1] > (first_left // sum(rows) + 1) * sum(rows)
-            parts, after, skip = [], position, None
-        for number, end in parts:
-            for draw, place in zip(range(number, end), rows_at(before, number, end), strict=True):
-                epochs.setdefault(draw // sum(rows), []).append(place)
-        for number in [number for number in epochs if number < after.epoch]:
-            assert sorted(epochs.pop(number)) == [(shard, row) for shard, num in enumerate(rows) for row in range(num)]
-        skips = still_open(skips, [position], [after]) + ([] if skip is None else [skip])
+        for first, end in parts:
+            for draw, sample in zip(range(first, end), rows_at(order, first, end), strict=True):
+                seen.skip(order.place_of(draw)[0], sample, sum(rows))
+        start, seed = after_skip(start, joined(parts), seed), next_seed
         rows += appended
-        position, seed = grown(after, skill="add", seed=next_seed, content="", shard_rows=rows), next_seed
-        order, start, size = order_of(position, rows, seed, skips), position.drawn, sum(rows)
-        drawn = rows_at(order, start, start + num_drawn)
-        middle = start + num_drawn // 3
-        assert rows_at(order, start, middle) + rows_at(order, middle, start + num_drawn) == drawn
-        assert [order.offset(n // size, *place) for n, place in enumerate(drawn, start=start)] == [
-            n % size for n in range(start, start + num_drawn)
-        ]
-        assert {shard for shard, _ in drawn} <= set(order.shards(start, start + num_drawn))
-        tokens = [np.arange(num, dtype=np.uint32) + 100 * shard for shard, num in enumerate(rows)]
-        shard_tokens = np.array([counts.sum() for counts in tokens], np.int64)
-        first_token, last_token = (
-            order.tokens_before(number, shard_tokens, tokens.__getitem__) for number in (start, start + num_drawn)
-        )
-        assert last_token - first_token == sum(int(tokens[shard][row]) for shard, row in drawn)
-        for number, place in enumerate(drawn, start=start):
-            epochs.setdefault(number // size, []).append(place)
-        position, before_run = advanced(position, start + num_drawn, seed), position
-        skips = still_open(skips, [before_run], [position])
-        everything = {(shard, row) for shard, num in enumerate(rows) for row in range(num)}
-        for number in [number for number in epochs if number < position.epoch]:
-            assert sorted(epochs.pop(number)) == sorted(everything)
-        for places in epochs.values():
-            assert len(set(places)) == len(places)
+        start = drawn_once(with_shards(start, rows, seed), rows, seed, num_drawn, seen)
 
 
 def joined(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -160,9 +156,9 @@ def joined(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
 @settings(deadline=None)
 def test_appended_samples_are_spread_evenly_over_the_rest_of_the_epoch(num: int, drawn: int, num_new: int) -> None:
     drawn = min(drawn, num)
-    first = advanced(untouched(skill="add", label="add", seed=0, content="", shard_rows=[num]), drawn, 0)
-    start = grown(first, skill="add", seed=0, content="", shard_rows=[num, num_new])
-    order = order_of(start, [num, num_new], 0)
+    first = advanced(Standing(untouched(skill="add", label="add", seed=0, content="", shard_rows=[num])), drawn, 0)
+    start = with_shards(first, [num, num_new], 0)
+    order = order_of(start, np.array([num, num_new]), 0)
     rest = rows_at(order, start.drawn, num + num_new)
     if not drawn:
         return  # the first epoch is a permutation of all samples
@@ -178,9 +174,9 @@ def test_tokens_before_a_draw_are_the_tokens_of_the_draws(
     rows: list[int], appended: list[int], data: st.DataObject
 ) -> None:
     drawn = data.draw(st.integers(0, sum(rows)))
-    first = advanced(untouched(skill="add", label="add", seed=0, content="", shard_rows=rows), drawn, 0)
-    start = grown(first, skill="add", seed=0, content="", shard_rows=[*rows, *appended])
-    order = order_of(start, [*rows, *appended], 0)
+    first = advanced(Standing(untouched(skill="add", label="add", seed=0, content="", shard_rows=rows)), drawn, 0)
+    start = with_shards(first, [*rows, *appended], 0)
+    order = order_of(start, np.array([*rows, *appended]), 0)
     tokens = [np.arange(num, dtype=np.uint32) + 100 * shard for shard, num in enumerate([*rows, *appended])]
     shard_tokens = np.array([counts.sum() for counts in tokens], np.int64)
     stop = data.draw(st.integers(start.drawn, start.drawn + 2 * sum(rows)))
@@ -267,20 +263,16 @@ def read(mixer: Mixer, first: int, num: int, ranks: int) -> list[tuple[str, str]
 
 def skipped_draws(
     before: Mixer, draw: int, wanted: list[tuple[int, int]]
-) -> list[tuple[int, int, str, list[tuple[str, str]]]]:
-    """Choose stretches that the run before has decided, and that a skip may have. Return each stretch with the skill and the id of its draws."""
+) -> list[tuple[int, int, str, list[tuple[str, str, int]]]]:
+    """Choose stretches that the run before has decided. Return each stretch with the skill, the id and the epoch of its draws."""
     end = before.first_draw + before.num_rounds * before.round_draws
-    chosen: list[tuple[int, int, str, list[tuple[str, str]]]] = []
+    chosen: list[tuple[int, int, str, list[tuple[str, str, int]]]] = []
+    past = RecordedStream(before.ledger, before.shards)
     for gap, num in wanted:
         first = (sum(chosen[-1][:2]) if chosen else draw) + gap
         if first + num <= end:
-            batch = before.batch(first, num)
-            chosen.append((first, num, "a spike", [*zip(batch.skill, before.ids(first, num), strict=True)]))
-            try:
-                hand_over(before.ledger, draw=draw, skip=[own[:3] for own in chosen])
-            except LedgerError as error:
-                assert "passes the end of an epoch in the skipped draws" in str(error)
-                chosen.pop()
+            draws = [(sample.skill, sample.id, sample.epoch) for sample in past.samples(range(first, first + num))]
+            chosen.append((first, num, "a spike", draws))
     return chosen
 
 
@@ -296,7 +288,7 @@ def test_a_chain_of_runs_loses_and_repeats_nothing(
     """
     folder = tmp_path_factory.mktemp("chain")
     original = {name: skill for skill in NUM_SAMPLES for name in (skill, f"new {skill}")}
-    drawn: dict[str, list[str]] = {skill: [] for skill in NUM_SAMPLES}
+    drawn = {skill: SeenInEpochs() for skill in NUM_SAMPLES}
     first, before, old_sizes = 0, None, dict[str, int]()
     for number, run in enumerate(runs):
         shards = with_skills(whole, run["names"], run["num_shards"])
@@ -308,18 +300,13 @@ def test_a_chain_of_runs_loses_and_repeats_nothing(
         if before is not None:
             skip = skipped_draws(before, first, run["skip"])
             mixer = Mixer.continue_from(before.ledger, draw=first, step=first, skip=[own[:3] for own in skip], **common)
-            for name, identity in (draw for *_, draws in skip for draw in draws):
-                of_skill = drawn[original[name]]
-                if len(of_skill) == old_sizes[original[name]]:
-                    of_skill.clear()
-                assert identity not in of_skill
-                of_skill.append(identity)
+            for name, identity, epoch in (draw for *_, draws in skip for draw in draws):
+                drawn[original[name]].skip(epoch, identity, old_sizes[original[name]])
         else:
             mixer = Mixer(initial_losses=False if policy.reads_losses else None, **common)
         assert mixer.draw == first
         if mixer.initial_losses:
             mixer.report(first, dict.fromkeys(shards.skills, 3.0), draw=first)
-        # Every sample of an epoch once: the draws since the end of the last complete epoch are all different.
         killed_at = min(run["killed_at"], run["num_draws"])
         seen = read(mixer, first, killed_at, run["ranks"])
         state = mixer.state_dict(step=first + killed_at)
@@ -330,11 +317,6 @@ def test_a_chain_of_runs_loses_and_repeats_nothing(
             mixer.load_state_dict(state)
         seen += read(mixer, first + killed_at, run["num_draws"] - killed_at, run["ranks"])
         for name, identity in seen:
-            of_skill = drawn[original[name]]
-            if len(of_skill) == sizes[original[name]]:
-                of_skill.clear()
-            assert identity not in of_skill
-            of_skill.append(identity)
+            drawn[original[name]].draw(identity, sizes[original[name]])
         assert verify_ledger(mixer.ledger) == []
         first, before, old_sizes = first + run["num_draws"], mixer, {**old_sizes, **sizes}
-    assert all(len(set(of_skill)) == len(of_skill) for of_skill in drawn.values())

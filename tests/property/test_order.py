@@ -7,15 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillshard.keyed_random import permutation
-from skillshard.mixing.order import (
-    SCALE_BITS,
-    STRIPE_ROWS,
-    SkillOrder,
-    fixed_point,
-    interleave,
-    limited_quotas,
-    quotas,
-)
+from skillshard.mixing.order import SCALE_BITS, fixed_point, interleave, limited_quotas, quotas
+from skillshard.mixing.skill_order import STRIPE_ROWS, SkillOrder
 
 raw_weights = st.lists(st.floats(0, 1), min_size=1, max_size=9).filter(lambda weights: sum(weights) > 1e-6)
 

@@ -13,8 +13,8 @@ from skillshard import storage
 from skillshard.errors import LedgerError
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.order import STRIPE_ROWS, SkillOrder
 from skillshard.mixing.recorded import RecordedStream
+from skillshard.mixing.skill_order import STRIPE_ROWS, SkillOrder
 from skillshard.policies import proportional, stratified, temperature
 from skillshard.shards.read import ShardSet
 from tests.conftest import samples, tag_and_shard, write_corpus

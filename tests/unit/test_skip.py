@@ -8,7 +8,7 @@ import pytest
 
 from skillshard.errors import LedgerError, PolicyError, SkillshardError
 from skillshard.mixing.difference import first_other_sample
-from skillshard.mixing.ledger import DirectoryLedger, skipped_by
+from skillshard.mixing.ledger import DirectoryLedger, ahead_of, skipped_by
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.recorded import open_recorded
 from skillshard.mixing.records import open_records, verify_ledger
@@ -139,20 +139,75 @@ def test_draws_beyond_the_end_of_a_stream_cannot_be_skipped(large: ShardSet, tmp
         goes_on(old, tmp_path / "new", [(end - 4, 8, "x")])
 
 
-def test_a_skip_that_leaves_samples_of_a_finished_epoch_is_refused_and_a_skip_from_the_place_on_works(
-    shards: ShardSet, tmp_path: Path
-) -> None:
+@pytest.fixture
+def across(shards: ShardSet, tmp_path: Path) -> tuple[Mixer, str, int]:
+    """A run over several epochs, its smallest skill, and the draw after the first epoch of this skill."""
     old = Mixer(shards, stratified(), ledger=tmp_path / "old", round_draws=32, step_draws=8)
     old.round(40)
     smallest = min(shards.skills, key=lambda skill: len(shards.train[skill]))
     end = next(
         draw for draw in range(1, 1000) if old.batch(0, draw).skill.count(smallest) == len(shards.train[smallest])
     )
-    with pytest.raises(LedgerError, match=f"skill '{smallest}' passes the end of an epoch in the skipped draws"):
-        goes_on(old, tmp_path / "new", [(end - 10, 40, "x")], draw=end - 30)
+    return old, smallest, end
+
+
+def test_a_skip_may_begin_in_one_epoch_and_end_in_the_next_with_samples_left_before(
+    shards: ShardSet, tmp_path: Path, across: tuple[Mixer, str, int]
+) -> None:
+    old, smallest, end = across
+    first, num = end - 10, 40
+    mixer = goes_on(old, tmp_path / "new", [(first, num, "x")], draw=end - 30)
+    run = open_records(mixer.ledger).run
+    assert run.schema_version == "skillshard/run/7" and [(own.label, own.epoch) for own in ahead_of(run)] == [
+        (smallest, 1)
+    ]
+    past = open_recorded(tmp_path / "old")
+    skipped = [(own.epoch, own.id) for own in past.samples(range(first, first + num)) if own.skill == smallest]
+    seen = [own.id for own in past.samples(range(end - 30)) if own.skill == smallest]
+    assert {epoch for epoch, _ in skipped} == {0, 1}
+    mixer.round(12)
+    own = open_recorded(tmp_path / "new")
+    drawn = [
+        (sample.draw, sample.epoch, sample.id)
+        for sample in own.samples(range(end - 30, own.num_draws))
+        if sample.skill == smallest
+    ]
+    everything = {sample.id for sample in shards.train[smallest]}
+    for epoch, before in ((0, seen), (1, [])):
+        of_epoch = [*before, *(identity for of, identity in skipped if of == epoch)]
+        of_epoch += [identity for _, of, identity in drawn if of == epoch]
+        assert sorted(of_epoch) == sorted(everything)
+    for identity in everything:
+        place = own.find(identity)[0]
+        assert [(at.draw, at.epoch) for at in own.draws_of(place)] == [
+            (draw, epoch) for draw, epoch, of in drawn if of == identity
+        ]
+        assert [at.epoch for at in own.skips_of(place)] == [epoch for epoch, of in skipped if of == identity]
+    assert verify_ledger(mixer.ledger) == []
+    # A third run between the epochs, where samples of the next epoch count as drawn.
+    third = goes_on(mixer, tmp_path / "third", [], draw=end - 24)
+    assert [own.epoch for own in ahead_of(open_records(third.ledger).run)] == [1]
+    assert third.ids(end - 24, 8) and verify_ledger(third.ledger) == []
+
+
+def test_a_rule_that_ends_a_skill_between_skipped_samples_is_refused(
+    tmp_path: Path, across: tuple[Mixer, str, int]
+) -> None:
+    old, smallest, end = across
+    skip = [(end - 10, 40, "x")]
+    with pytest.raises(PolicyError, match=f"repeat='drop' ends skill '{smallest}' after 1 epoch, .* repeat='cap:2'"):
+        goes_on(old, tmp_path / "new", skip, draw=end - 30, repeat="drop")
+    goes_on(old, tmp_path / "other", skip, draw=end - 30, repeat="cap:2")
+
+
+def test_a_skip_from_the_place_on_may_pass_the_end_of_an_epoch(
+    tmp_path: Path, shards: ShardSet, across: tuple[Mixer, str, int]
+) -> None:
+    old, smallest, end = across
     mixer = goes_on(old, tmp_path / "new", [(end - 30, 60, "x")], draw=end - 30)
     number = shards.skills.index(smallest)
     assert mixer.round(0).drawn_before[number] == old.batch(0, end + 30).skill.count(smallest)
+    assert open_records(mixer.ledger).run.schema_version == "skillshard/run/6"
 
 
 def test_a_changed_handover_of_a_skip_is_a_fault(old: Mixer, tmp_path: Path) -> None:
