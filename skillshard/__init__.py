@@ -52,6 +52,7 @@ _HOMES = {
     "read_policy": "skillshard.mixing.policy_file",
     "regroup_tags": "skillshard.taggers",
     "replay": "skillshard.mixing.replay",
+    "replay_chain": "skillshard.mixing.replay",
     "tag_corpus": "skillshard.taggers",
     "taggers": "skillshard",
     "verify": "skillshard.verification",

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
@@ -66,6 +66,7 @@ class Context:
     Attributes:
         folder: Directory of the files that the text names. None: the working directory.
         skills: Training skills. A graph is reduced to the rows of these skills. None: graphs are not reduced.
+        absent: Skills that the run does not have yet. A graph loses their columns, and weights lose their numbers.
         targets: Evaluation skills that count. A graph is reduced to these columns. Empty: all columns.
         defaults: Values of arguments that a policy has and the text does not name.
         opened: Places of the graphs that were opened.
@@ -74,11 +75,16 @@ class Context:
     folder: str | None = None
     skills: Sequence[str] | None = None
     targets: Sequence[str] = ()
+    absent: Collection[str] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
 
     def weights(self, words: str) -> dict[str, float]:
-        return read_weights(words if words.lstrip().startswith("{") else self._place_of(words))
+        return self.present(read_weights(words if words.lstrip().startswith("{") else self._place_of(words)))
+
+    def present(self, weights: Mapping[str, Any]) -> dict[str, Any]:
+        """Return weights without the skills that the run does not have yet."""
+        return {skill: weight for skill, weight in weights.items() if skill not in self.absent}
 
     def _place_of(self, file: str) -> str:
         return file if self.folder is None else places.resolve(file, self.folder)
@@ -87,11 +93,14 @@ class Context:
         place = self._place_of(file)
         graph = SkillGraph.open(place)
         self.opened.append(place)
-        return graph if self.skills is None else graph.choose(rows=self.skills, columns=self.targets or None)
+        if self.skills is None:
+            return graph
+        columns = [name for name in self.targets or graph.eval_skills if name not in self.absent]
+        return graph.choose(rows=self.skills, columns=columns)
 
     def of_groups(self, groups: Any) -> "Context":
         """Return the context of a policy over groups. The rows and columns of its graph are groups."""
-        return replace(self, skills=_names_of_groups(groups, self.skills), targets=())
+        return replace(self, skills=_names_of_groups(groups, self.skills), targets=(), absent=())
 
     def of_group(self, groups: Any, group: str | None) -> "Context":
         """Return the context of a policy inside a group. None: the policy is inside each group, so its graph is not reduced."""
@@ -219,7 +228,9 @@ def _validated(model: type[_Model], name: str, arguments: Mapping[str, Any]) -> 
 def _graph_of_digest(
     name: str, digest: str, graphs: Mapping[str, SkillGraph], skills: Sequence[str] | None
 ) -> SkillGraph:
-    """Find the graph with a digest among the given graphs, whole or reduced to the rows of the skills."""
+    """Find the graph with a digest: a given graph, whole or reduced to the rows of the skills, or the identity graph of the skills."""
+    if skills and (identity := SkillGraph.identity(skills)).digest == digest:
+        return identity
     if not graphs:
         raise PolicyError(
             f"policy {name} of the run has a graph, and the record names only its digest {digest}: give the file of the graph by `graphs`."

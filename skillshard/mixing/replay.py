@@ -1,5 +1,6 @@
 """The replay of a run: each round decided again from the recorded observations, by the policy of the run or by another policy."""
 
+import contextlib
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,11 +8,13 @@ from typing import NamedTuple
 
 from skillshard import canonical
 from skillshard.artefact import differences
-from skillshard.errors import PolicyError
+from skillshard.errors import GraphError, ObservationError, PolicyError
 from skillshard.loss import LossKind
+from skillshard.mixing.chain import Chain, Segment
 from skillshard.mixing.decision import counted_observation, decide, needed_draw
 from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, RoundRecord, RunRecord
-from skillshard.mixing.named_policy import policy_of_record
+from skillshard.mixing.named_policy import Context, policy_of_record
+from skillshard.mixing.policy_file import policy_given
 from skillshard.mixing.records import Records, open_records
 from skillshard.mixing.steering import named_by
 from skillshard.mixing.steps import Steps
@@ -52,8 +55,10 @@ class Replay:
         skills: Skills of the run, in the order of the weights.
         policy: Policy of the replay.
         is_other: Whether the policy is another policy than the policy of the run.
-        first_draw: First draw of the run. Above 0, the run continues another run, whose rounds are not replayed.
+        first_draw: First draw of the run. Above 0, the run continues another run.
         rounds: Decided rounds, rising.
+        run: Directory of the run's ledger.
+        end_draw: Draw from which the next run of a chain continues. The later rounds of the run are not replayed. None: all rounds are replayed.
     """
 
     skills: list[str]
@@ -61,6 +66,8 @@ class Replay:
     is_other: bool
     first_draw: int
     rounds: list[ReplayedRound]
+    run: str
+    end_draw: int | None = None
 
     @property
     def differing(self) -> list[ReplayedRound]:
@@ -93,24 +100,100 @@ def replay(
         LedgerError: The ledger holds no run, or a record is damaged.
         PolicyError: The policy does not fit the skills or the reports of the run, or the policy of the run is no policy of skillshard.
     """
-    records = open_records(DirectoryLedger(ledger))
-    run = records.run
+    return _replayed([Segment(open_records(DirectoryLedger(ledger)), None)], policy, graphs)[0]
+
+
+def replay_chain(
+    ledger: str | os.PathLike[str],
+    policy: Policy | str | None = None,
+    *,
+    graphs: Sequence[str | os.PathLike[str]] = (),
+) -> list[Replay]:
+    """Decide each round of a run, and of the runs that the run continues, again. Each run counts up to the draw where the next run continues.
+
+    Another policy decides all runs in turn. Its state goes on from run to run, as in `Mixer.continue_from`: the policy begins again, with the
+    losses that the record of the new run has copied, only if the skills or the unit of the weights change.
+
+    Args:
+        ledger: Directory of the ledger of the last run.
+        policy: Policy of the replay, or its text as in `skillshard.read_policy`. A text is read for each run: a graph is reduced to the skills
+            of the run, and skills that come in later runs have no columns and no weights. None: the policy of each run, made from its record.
+        graphs: Files of the graphs of all runs, if `policy` is None.
+
+    Returns:
+        The replays, the oldest run first, as far as the ledgers are at the noted places.
+
+    Raises:
+        LedgerError, PolicyError, GraphError, ObservationError: As in `replay`. The message names the run.
+    """
+    return _replayed(Chain.of(open_records(DirectoryLedger(ledger))).segments, policy, graphs)
+
+
+def _replayed(
+    segments: Sequence[Segment], policy: Policy | str | None, graphs: Sequence[str | os.PathLike[str]]
+) -> list[Replay]:
+    policies = []
+    for segment in segments:
+        with _naming(segment, segments):
+            policies.append(_policy_of(segment, segments[-1].run.skills, policy, graphs))
+    # A policy that is another policy in any run begins with a state of its own in all runs.
+    is_other = any(
+        (made.name, canonical.to_json(made.arguments))
+        != (segment.run.policy, canonical.to_json(segment.run.policy_arguments))
+        for segment, made in zip(segments, policies, strict=True)
+    )
+    replays = []
+    before: _Left | None = None
+    for segment, made in zip(segments, policies, strict=True):
+        with _naming(segment, segments):
+            if is_other:
+                refuse_other_loss(made, segment.run.loss)
+                rounds, before = _decided_by_other(segment, made, before)
+            else:
+                rounds = list(_decided_again(segment, made))
+        replays.append(
+            Replay(
+                segment.run.skills,
+                made.name,
+                is_other,
+                segment.run.first_draw,
+                rounds,
+                segment.name,
+                segment.end,
+            )
+        )
+    return replays
+
+
+@contextlib.contextmanager
+def _naming(segment: Segment, segments: Sequence[Segment]) -> Iterator[None]:
+    """Name the run of a chain in an error of its policy or its reports. An error of a ledger has the place already."""
+    try:
+        yield
+    except (PolicyError, GraphError, ObservationError) as error:
+        if len(segments) == 1:
+            raise
+        raise type(error)(f"the run {segment.name}: {error}") from error
+
+
+def _policy_of(
+    segment: Segment, newest: Sequence[str], policy: Policy | str | None, graphs: Sequence[str | os.PathLike[str]]
+) -> Policy:
+    """Return the policy that decides a run again.
+
+    Args:
+        segment: The run.
+        newest: Skills of the last run of the chain.
+        policy, graphs: As in `replay_chain`.
+    """
+    run = segment.run
     if policy is None:
-        policy = policy_of_record(
+        return policy_of_record(
             run.policy, run.policy_arguments, graphs=[os.fspath(graph) for graph in graphs], skills=run.skills
         )
-    else:
-        policy = in_draws(policy, _facts(records))
-    is_other = (policy.name, canonical.to_json(policy.arguments)) != (
-        run.policy,
-        canonical.to_json(run.policy_arguments),
-    )
-    if is_other:
-        refuse_other_loss(policy, run.loss)
-        rounds = _decided_by_other(records, policy)
-    else:
-        rounds = _decided_again(records, policy)
-    return Replay(run.skills, policy.name, is_other, run.first_draw, list(rounds))
+    if isinstance(policy, str):
+        policy = policy_given(policy, Context(skills=run.skills, absent=set(newest) - set(run.skills)))
+    return in_draws(policy, _facts(segment.records))
 
 
 def _facts(records: Records) -> RunFacts:
@@ -136,11 +219,17 @@ def refuse_other_loss(policy: Policy, loss: LossKind) -> None:
         )
 
 
-def _decided_again(records: Records, policy: Policy) -> Iterator[ReplayedRound]:
-    run = records.run
+def _num_rounds(segment: Segment) -> int:
+    """Return the number of rounds of a run that count: all rounds, or the rounds with a draw before the end."""
+    num = segment.records.rounds.num()
+    return num if segment.end is None else min(num, segment.run.num_rounds_to(segment.end))
+
+
+def _decided_again(segment: Segment, policy: Policy) -> Iterator[ReplayedRound]:
+    records, run = segment.records, segment.run
     first_state = _first_state(run, policy) if run.continues is None else run.continues.policy_state
     previous: RoundRecord | None = None
-    num_rounds = records.rounds.num()
+    num_rounds = _num_rounds(segment)
     for number in range(num_rounds):
         advance(number, num_rounds)
         record = records.rounds.existing(number)
@@ -164,22 +253,56 @@ def _decided_again(records: Records, policy: Policy) -> Iterator[ReplayedRound]:
         previous = record
 
 
-def _decided_by_other(records: Records, policy: Policy) -> Iterator[ReplayedRound]:
-    run = records.run
-    state = _first_state(run, policy)
+class _Left(NamedTuple):
+    """The state that another policy leaves at the end of a run to the next run of the chain.
+
+    Attributes:
+        run: Record of the run.
+        policy: The policy of the run.
+        state: State after all reports up to the end of the run.
+    """
+
+    run: RunRecord
+    policy: Policy
+    state: State
+
+    def state_in(self, run: RunRecord, policy: Policy) -> State | None:
+        """Return the state with which the policy goes on in the next run. None: the skills, the unit or the arguments change."""
+        before, now = (
+            (own.skills, own.unit, canonical.to_json(made.arguments), _first_state(own, made))
+            for own, made in ((self.run, self.policy), (run, policy))
+        )
+        return self.state if before == now else None
+
+
+def _decided_by_other(segment: Segment, policy: Policy, before: _Left | None) -> tuple[list[ReplayedRound], _Left]:
+    """Decide the rounds of a run by another policy, which has decided the run before, if any."""
+    records, run = segment.records, segment.run
     measured = policy.eval_skills or tuple(run.skills)
-    if policy.reads_losses and run.num_copied:
-        copied = _fitting(records.observations.existing(0), policy, measured)
-        if not copied.left_out:
-            state = policy.observe(state, counted_observation(records, copied, None))
-    reports = [_fitting(report, policy, measured) for report in records.observations] if policy.reads_losses else []
+    state = None if before is None else before.state_in(run, policy)
+    if state is None:
+        state = _first_state(run, policy)
+        if policy.reads_losses and run.num_copied:
+            copied = _fitting(records.observations.existing(0), policy, measured)
+            if not copied.left_out:
+                state = policy.observe(state, counted_observation(records, copied, None))
+    reports = (
+        [
+            _fitting(report, policy, measured)
+            for report in records.observations
+            if segment.end is None or report.draw <= segment.end
+        ]
+        if policy.reads_losses
+        else []
+    )
+    rounds: list[ReplayedRound] = []
     own: RoundRecord | None = None
     recorded: RoundRecord | None = None
-    num_rounds = records.rounds.num()
+    num_rounds = _num_rounds(segment)
     for number in range(num_rounds):
         advance(number, num_rounds)
         if own is not None and own.num_draws < run.round_draws:
-            return  # the stream of the other policy ends here
+            break  # the stream of the other policy ends here
         record = records.rounds.existing(number)
         horizon = max(run.copied_draw if own is None else own.observed_to, _horizon(run, record, reports))
         first = run.num_copied if own is None else own.num_observed
@@ -194,8 +317,13 @@ def _decided_by_other(records: Records, policy: Policy) -> Iterator[ReplayedRoun
             observations=used,
             newest=recorded,
         )
-        yield ReplayedRound(number, record.first_draw, record.weights, decided.weights, [])
+        rounds.append(ReplayedRound(number, record.first_draw, record.weights, decided.weights, []))
         own, recorded = decided, record
+    last = state if own is None else own.policy_state
+    for report in reports[run.num_copied if own is None else own.num_observed :]:
+        if not report.left_out:
+            last = policy.observe(last, counted_observation(records, report, recorded))
+    return rounds, _Left(run, policy, last)
 
 
 def _horizon(run: RunRecord, record: RoundRecord, reports: Sequence[ObservationRecord]) -> int:

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
+from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.chain import Chain
 from skillshard.mixing.difference import difference, first_other_sample
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.records import Records, open_records
-from skillshard.mixing.replay import replay
-from skillshard.policies import Policy, loss_order, stratified
+from skillshard.mixing.replay import replay, replay_chain
+from skillshard.policies import Policy, loss_order, skill_it, stratified
 from skillshard.shards.read import ShardSet
-from tests.commands import skillshard, works
+from tests.commands import fails, skillshard, works
 
 STEP, DRAW = 9, 150
 # The smallest skill has 27 training samples, and an equal mix draws it often.
@@ -150,13 +151,120 @@ def test_a_chain_whose_first_ledger_is_gone_says_that_the_samples_are_not_compar
     assert "begin at draw 0 and of the other run at draw 150" in answer.sentence
 
 
-def test_a_replay_of_a_continued_run_names_the_run_before(shards: ShardSet, tmp_path: Path) -> None:
+def decided_again(ledger: Path, policy: Policy | str | None = None) -> list[list[list[float]]]:
+    return [[replayed.decided for replayed in run.rounds] for run in replay_chain(ledger, policy)]
+
+
+def recorded(ledger: Path, first: int = 0, end: int | None = None) -> list[list[float]]:
+    return [
+        record.weights
+        for record in opened(ledger).rounds
+        if first <= record.first_draw and (end is None or record.first_draw < end)
+    ]
+
+
+def test_a_replay_of_a_continued_run_decides_all_runs_of_the_chain(shards: ShardSet, tmp_path: Path) -> None:
+    begun(shards, tmp_path / "first")
+    continued(shards, tmp_path / "first", tmp_path / "second", policy=loss_order(eta=2.0))
+    runs = replay_chain(tmp_path / "second")
+    assert [(run.run, run.first_draw, run.end_draw) for run in runs] == [
+        (str(tmp_path / "first"), 0, DRAW),
+        (str(tmp_path / "second"), DRAW, None),
+    ]
+    assert [run.differing for run in runs] == [[], []]
+    # The rounds of the first run after the draw where the second run continues do not count.
+    assert opened(tmp_path / "first").rounds.num() == 5
+    assert decided_again(tmp_path / "second") == [recorded(tmp_path / "first", end=DRAW), recorded(tmp_path / "second")]
+    output = works("replay", tmp_path / "second")
+    assert output.splitlines() == [
+        f"{tmp_path}/first: 3 rounds decided again up to draw 149, all as the record says.",
+        f"{tmp_path}/second: {len(runs[1].rounds)} rounds decided again, all as the record says.",
+    ]
+    assert works("replay", tmp_path / "second", "--last").startswith(f"{tmp_path}/second: ")
+    facts = json.loads(works("replay", tmp_path / "second", "--json"))
+    assert (facts["run"], facts["first_draw"], facts["end_draw"]) == (str(tmp_path / "second"), DRAW, None)
+    assert [(run["run"], run["end_draw"], len(run["rounds"])) for run in facts["earlier"]] == [
+        (str(tmp_path / "first"), DRAW, 3)
+    ]
+    assert json.loads(works("replay", tmp_path / "second", "--json", "--last"))["earlier"] == []
+    assert replay(tmp_path / "second").rounds == runs[1].rounds
+
+
+@pytest.mark.parametrize("policy", [loss_order(eta=0.5), loss_order(eta=2.0, window=5)], ids=["short", "long window"])
+@pytest.mark.parametrize("lag", [1, 2, "live"])
+def test_another_policy_decides_a_chain_as_if_it_had_decided_every_run(
+    shards: ShardSet, tmp_path: Path, policy: Policy, lag: Any
+) -> None:
+    """The chain that the policy has really decided has the weights that the replay of another chain with the same losses gives."""
+    for name, own in (("own", policy), ("other", loss_order(eta=0.1))):
+        mixer = Mixer(shards, own, ledger=tmp_path / name / "first", round_draws=64, step_draws=16, lag=lag)
+        trained(mixer, range(20), 0)
+        continued(shards, tmp_path / name / "first", tmp_path / name / "second", policy=own)
+    expected = [recorded(tmp_path / "own" / "first", end=DRAW), recorded(tmp_path / "own" / "second")]
+    assert decided_again(tmp_path / "other" / "second", policy) == expected
+    assert expected[1] != recorded(tmp_path / "other" / "second")
+
+
+def test_another_policy_begins_again_where_the_skills_of_the_chain_change(shards: ShardSet, tmp_path: Path) -> None:
+    begun(shards.choose(shards.skills[:2]), tmp_path / "first")
+    continued(shards, tmp_path / "first", tmp_path / "second", initial_losses=False)
+    other = loss_order(eta=3.0)
+    runs = replay_chain(tmp_path / "second", other)
+    assert [len(run.skills) for run in runs] == [2, 3]
+    assert runs[1].rounds == replay(tmp_path / "second", other).rounds
+    assert runs[0].rounds[0].decided == [0.5, 0.5]
+
+
+def test_a_text_of_a_policy_is_read_for_the_skills_of_each_run(shards: ShardSet, tmp_path: Path) -> None:
+    few = shards.skills[:2]
+    begun(shards.choose(few), tmp_path / "first")
+    continued(shards, tmp_path / "first", tmp_path / "second", initial_losses=False)
+    SkillGraph.chain(shards.skills).save(tmp_path / "graph.json")
+    text = f"skill_it:graph={tmp_path}/graph.json,eta=0.5"
+    runs = replay_chain(tmp_path / "second", text)
+    small = skill_it(SkillGraph.chain(shards.skills).choose(few, few), eta=0.5)
+    assert runs[0].rounds == [
+        replayed for replayed in replay(tmp_path / "first", small).rounds if replayed.first_draw < DRAW
+    ]
+    (tmp_path / "weights.json").write_text(json.dumps(dict(zip(shards.skills, (1, 3, 4), strict=True))))
+    decided = decided_again(tmp_path / "second", f"fixed:{tmp_path}/weights.json")
+    assert decided[0][0] == [0.25, 0.75] and decided[1][0] == [0.125, 0.375, 0.5]
+    shown = works("replay", tmp_path / "second", "--policy", text)
+    assert f"{tmp_path}/first, from draw 0 to draw 149:" in shown and "rounds of 2 runs, on the same losses." in shown
+    # A policy without a weight for a skill does not fit the second run.
+    (tmp_path / "weights.json").write_text(json.dumps(dict.fromkeys(few, 1)))
+    sentence = fails("replay", tmp_path / "second", "--policy", f"fixed:{tmp_path}/weights.json")
+    assert sentence.startswith(f"the run {tmp_path}/second: the fixed weights do not name the skills of the mix")
+
+
+def test_the_policy_of_an_earlier_run_that_needs_a_graph_names_the_run_and_the_option(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    graph = SkillGraph.chain(shards.skills)
+    mixer = Mixer(shards, skill_it(graph, eta=0.5), ledger=tmp_path / "first", round_draws=64, step_draws=16)
+    trained(mixer, range(20), 0)
+    continued(shards, tmp_path / "first", tmp_path / "second")
+    sentence = fails("replay", tmp_path / "second")
+    assert (
+        sentence.startswith(f"the run {tmp_path}/first: policy skill_it of the run has a graph")
+        and "--graph" in sentence
+    )
+    assert sentence.endswith(f"To decide {tmp_path}/second alone, give --last.")
+    graph.save(tmp_path / "graph.json")
+    assert "all as the record says" in works("replay", tmp_path / "second", "--graph", tmp_path / "graph.json")
+
+
+def test_a_run_with_the_identity_graph_needs_no_file_of_the_graph(shards: ShardSet, tmp_path: Path) -> None:
+    policy = skill_it(SkillGraph.identity(shards.skills), eta=0.5)
+    trained(Mixer(shards, policy, ledger=tmp_path, round_draws=64, step_draws=16), range(20), 0)
+    assert "rounds decided again, all as the record says." in works("replay", tmp_path)
+
+
+def test_a_replay_says_that_the_ledger_of_an_earlier_run_is_missing(shards: ShardSet, tmp_path: Path) -> None:
     begun(shards, tmp_path / "first")
     continued(shards, tmp_path / "first", tmp_path / "second")
-    output = works("replay", tmp_path / "second")
-    assert "rounds decided again, all as the record says." in output
-    assert f"begins at draw 150, where it continues the run in {tmp_path}/first. Replay" in " ".join(output.split())
-    assert json.loads(works("replay", tmp_path / "second", "--json"))["first_draw"] == 150
-    assert replay(tmp_path / "first").first_draw == 0 and "continues" not in works("replay", tmp_path / "first")
     shutil.rmtree(tmp_path / "first")
-    assert "but its ledger is not there" in works("replay", tmp_path / "second")
+    outcome = skillshard("replay", tmp_path / "second")
+    assert outcome.code == 0 and outcome.out.startswith(f"{tmp_path}/second: ")
+    assert "note: earlier runs are not decided: " in outcome.err and f"is not in {tmp_path}/first. Put" in outcome.err
+    assert skillshard("replay", tmp_path / "second", "--last").err == ""

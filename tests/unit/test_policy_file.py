@@ -249,7 +249,7 @@ def by_graphs(folder: Path) -> dict[str, Any]:
     SkillGraph(("code", "web", "old"), ("code", "web"), [[1.0, 0.5], [0.0, 1.0], [1.0, 1.0]]).save(
         folder / "groups.json"
     )
-    SkillGraph.chain(("code/c", "code/old", "code/python")).choose(columns=("code/c", "code/python")).save(
+    SkillGraph(("code/c", "code/old", "code/python"), ("code/c", "code/python"), [[1, 0.5], [0.5, 0], [0, 1]]).save(
         folder / "skills.json"
     )
     return {

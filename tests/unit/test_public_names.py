@@ -51,6 +51,7 @@ PUBLIC_NAMES = [
     "read_policy",
     "regroup_tags",
     "replay",
+    "replay_chain",
     "tag_corpus",
     "taggers",
     "verify",
