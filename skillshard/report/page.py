@@ -25,6 +25,12 @@ COLOURS = 8
 """Number of colours of page.css. More lines repeat the colours with dashes."""
 SPARK_POINTS = 24
 """Number of points of a small line in the table."""
+MARK_RADIUS = 5
+"""Radius of the circle of a mark."""
+DASH = 6
+"""Length of a dash where marks of several kinds share a line."""
+SIDE_BY_SIDE = 2
+"""Largest number of runs whose columns stand side by side on paper. The columns of more runs stand below one another."""
 MAP_SKILLS = 30
 """Largest number of rows and of columns of a heat map."""
 MAP_NUMBERS = 10
@@ -305,7 +311,7 @@ class _Panel:
         return (
             f'<div class="chart"><h3>{title}</h3><svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" tabindex="0" role="img" '
             f'aria-label="{_text(title)} of {_text(self._label)} over the draws. Arrow keys choose a round.">'
-            f"{axes.frame(ticks)}{''.join(_mark(axes, event) for event in self._run.events)}{''.join(curves)}"
+            f"{axes.frame(ticks)}{_marks(axes, self._run.events)}{''.join(curves)}"
             f'<line class="cursor" x1="-9" x2="-9" y1="{TOP}" y2="{TOP + PLOT_HEIGHT}"/></svg></div>'
         )
 
@@ -420,12 +426,31 @@ def _path(axes: _Axes, points: Points, *, steps: bool) -> str:
     return "".join(commands)
 
 
-def _mark(axes: _Axes, event: Event) -> str:
-    x = f"{axes.x(event.draw):.1f}"
-    return (
-        f'<g><title>draw {event.draw:,}, {event.kind}: {_text(event.sentence)}</title><path class="mark {event.kind}" d="M{x} {TOP}v{PLOT_HEIGHT}"/>'
-        f'<circle class="{event.kind}" cx="{x}" cy="{TOP}" r="5"/></g>'
-    )
+def _marks(axes: _Axes, events: Iterable[Event]) -> str:
+    """Draw the marks of events. No mark covers another mark: kinds at the same place share the line in dashes, and near circles are stacked."""
+    sentences: dict[tuple[str, str], list[str]] = {}
+    kinds: dict[str, list[str]] = {}
+    for event in sorted(events, key=lambda event: event.draw):
+        x = f"{axes.x(event.draw):.1f}"
+        sentences.setdefault((x, event.kind), []).append(f"draw {event.draw:,}, {event.kind}: {_text(event.sentence)}")
+        if event.kind not in kinds.setdefault(x, []):
+            kinds[x].append(event.kind)
+    ends: list[float] = []  # right edge of the last circle in each level
+    marks = []
+    for (x, kind), titles in sentences.items():
+        level = next((number for number, end in enumerate(ends) if end <= float(x) - MARK_RADIUS), len(ends))
+        ends[level:] = [float(x) + MARK_RADIUS, *ends[level + 1 :]]
+        # Beyond the height of a chart, circles begin at the top again.
+        y = TOP + level * (2 * MARK_RADIUS + 1) % PLOT_HEIGHT
+        num, place = len(kinds[x]), kinds[x].index(kind)
+        dashes = (
+            f' style="stroke-dasharray:{DASH} {DASH * (num - 1)};stroke-dashoffset:{-DASH * place}"' if num > 1 else ""
+        )
+        marks.append(
+            f'<g><title>{"&#10;".join(titles)}</title><path class="mark {kind}"{dashes} d="M{x} {TOP}v{PLOT_HEIGHT}"/>'
+            f'<circle class="{kind}" cx="{x}" cy="{y}" r="{MARK_RADIUS}"/></g>'
+        )
+    return "".join(marks)
 
 
 def _spark(values: Sequence[float | None], highest: float) -> str:
@@ -460,27 +485,32 @@ def _skill_table(runs: Sequence[RunHistory], names: Sequence[str]) -> str:
         [skill.name for run in runs for skill in run.skills] + [course.name for run in runs for course in run.losses]
     )
     groups = "".join(f'<th colspan="{len(COLUMNS)}" scope="colgroup">{_name(name)}</th>' for name in names)
+    # On paper, the columns of many runs stand below one another. Then the cells of a run begin with the name of the run.
+    is_stacked = len(runs) > SIDE_BY_SIDE
     heads = ['<th scope="col"><button type="button" data-column="0">skill</button></th>']
     for number in range(len(runs)):
-        for place, column in enumerate(COLUMNS):
+        kind = ' class="again"' if number else ""
+        if is_stacked:
+            heads.append(f'<th scope="col" class="paper{" again" if number else ""}">run</th>')
+        for column in COLUMNS:
             heads.append(
-                f'<th scope="col"><button type="button" data-column="{1 + number * len(COLUMNS) + place}">{column}</button></th>'
+                f'<th scope="col"{kind}><button type="button" data-column="{len(heads)}">{column}</button></th>'
                 if column != "over time"
-                else f'<th scope="col">{column}</th>'
+                else f'<th scope="col"{kind}>{column}</th>'
             )
     cells: dict[str, list[str]] = {name: [] for name in every}
-    for run in runs:
+    for run, label in zip(runs, names, strict=True):
         for name, row in zip(every, _skill_cells(run, every), strict=True):
-            cells[name] += row
-    body = "".join(
-        f"<tr><td>{_name(name, 60)}</td>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
-        for name, row in cells.items()
-    )
+            cells[name] += [f'<td class="paper">{_name(label)}</td>'] if is_stacked else []
+            cells[name] += [f"<td>{cell}</td>" for cell in row]
+    body = "".join(f"<tr><td>{_name(name, 60)}</td>{''.join(row)}</tr>" for name, row in cells.items())
+    stacked = f' class="stacked" style="--runs:{len(runs)}"' if is_stacked else ""
+    table = f'<table id="skills"{stacked}>'
     return (
         '<h2>All skills</h2><p class="control"><label>Filter by name <input type="search" id="filter"></label> '
         f'<span id="matches" class="soft" aria-live="polite">{len(every):,} of {len(every):,} skills</span></p>'
         '<p class="soft control">A click on a heading sorts the table.</p>'
-        f'<div class="tall" tabindex="0" role="region" aria-label="All skills"><table id="skills"><thead>{f"<tr><td></td>{groups}</tr>" if len(runs) > 1 else ""}'
+        f'<div class="tall" tabindex="0" role="region" aria-label="All skills">{table}<thead>{f"<tr><td></td>{groups}</tr>" if len(runs) > 1 else ""}'
         f"<tr>{''.join(heads)}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

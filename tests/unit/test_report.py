@@ -21,8 +21,8 @@ from skillshard.mixing.records import open_records
 from skillshard.mixing.steer import steer
 from skillshard.printable import shortened
 from skillshard.report.facts import run_facts
-from skillshard.report.history import POINTS, ReportFacts, report_facts
-from skillshard.report.page import page_of
+from skillshard.report.history import POINTS, Event, ReportFacts, RunHistory, report_facts
+from skillshard.report.page import COLUMNS, page_of
 from skillshard.shards.read import ShardSet
 from tests.commands import fails, skillshard, works
 from tests.conftest import REPOSITORY, samples, tag_and_shard, write_corpus
@@ -96,7 +96,7 @@ def test_the_page_shows_runs_side_by_side_with_the_union_of_their_skills(root: P
     text = out.read_text()
     assert said == f"{out}: 3 runs, {out.stat().st_size:,} bytes.\n"
     assert text.count('<section class="run history">') == 3 and text.count('<svg class="chart"') == 9
-    table = text[text.index('<table id="skills">') :].partition("</table>")[0]
+    table = text[text.index('<table id="skills"') :].partition("</table>")[0]
     names = {html.unescape(name) for name in re.findall(r'<tr><td><bdi title="([^"]*)">', table)}
     assert names == {"add", "carry", "negate", *STRANGE}
     assert text.count('aria-label="Heat map of the graph"') == 1 and "<h2>Graph of <bdi" in text
@@ -145,6 +145,29 @@ def test_resumes_alarms_and_changes_are_marks(root: Path, tmp_path: Path) -> Non
     (change,) = [event for event in chain.events if event.kind == "change"]
     assert change.draw == 3000 and "becomes stratified; seed 0 becomes 4; round_draws 100 becomes 50" in change.sentence
     assert page(report_facts([tmp_path / "b"])).count('class="mark change"') == 3
+
+
+def test_marks_at_the_same_place_do_not_cover_one_another(root: Path) -> None:
+    """A change, two resumes and an alarm of the same draw, and an alarm of the next draw."""
+    facts = report_facts([root / "one"])
+    (run,) = facts.runs
+    kinds = [(300, "change"), (300, "resume"), (300, "resume"), (300, "alarm"), (301, "alarm"), (500, "resume")]
+    events = [Event(draw=draw, kind=kind, sentence=f"number {number}") for number, (draw, kind) in enumerate(kinds)]  # type: ignore[arg-type]
+    text = page(ReportFacts(runs=[run.model_copy(update={"events": events})]))
+    chart = text[text.index('<svg class="chart"') :].partition("</svg>")[0]
+    marks = re.findall(
+        r'<g><title>(.*?)</title><path class="mark (\w+)"(.*?) d="M([\d.]+) .*?<circle .*? cx="([\d.]+)" cy="([\d.]+)"',
+        chart,
+    )
+    assert [kind for _, kind, *_ in marks] == ["change", "resume", "alarm", "alarm", "resume"]
+    # One mark has the sentences of all events of its kind.
+    assert marks[1][0] == "draw 300, resume: number 1&#10;draw 300, resume: number 2"
+    circles = [(float(x), float(y)) for *_, x, y in marks]
+    for number, (x, y) in enumerate(circles):
+        assert all(abs(x - other_x) >= 10 or abs(y - other_y) >= 10 for other_x, other_y in circles[:number])
+    # The dashes of the three kinds at draw 300 follow one another, and all other lines keep the style of their kind.
+    dashes = [re.findall(r"-?\d+", style) for _, _, style, *_ in marks]
+    assert dashes[:3] == [["6", "12", offset] for offset in ("0", "-6", "-12")] and dashes[3:] == [[], []]
 
 
 def test_a_steering_is_a_mark_at_the_round_in_which_it_first_acts(root: Path, tmp_path: Path) -> None:
@@ -360,3 +383,62 @@ def test_on_paper_the_lines_have_names_and_nothing_is_cut_or_needs_a_background(
     assert shown["chosen"][0] == "rgba(0, 0, 0, 0)" and shown["chosen"][1] == shown["chosen"][2]
     assert (shown["control"], shown["tall"]) == ("none", "visible")
     assert shown["right"] <= shown["width"]
+
+
+STACKED = """<script>
+const rows = [...document.querySelectorAll("#skills tbody tr")];
+const shown = (cells) => [...cells].filter((cell) => getComputedStyle(cell).display !== "none" && cell.getBoundingClientRect().width > 0);
+const button = document.querySelector("#skills thead th:nth-child(3) button");
+if (SORTS) button.click();
+document.title = JSON.stringify({
+  lines: [...document.querySelectorAll("#skills tbody tr")].map((row) => {
+    const lines = {};
+    for (const cell of shown(row.cells)) (lines[Math.round(cell.getBoundingClientRect().top)] ??= []).push(cell.innerText);
+    return Object.values(lines);
+  }),
+  heads: shown(document.querySelectorAll("#skills thead th")).map((cell) => cell.innerText.replace(/\\s+/g, " ")),
+  right: Math.max(...[...document.querySelectorAll("body *")].map((element) => element.getBoundingClientRect().right)),
+  inside: rows.every((row) => shown(row.cells).every((cell) => cell.scrollWidth <= cell.clientWidth + 1)),
+  width: document.documentElement.clientWidth,
+});
+</script>"""
+
+
+def test_on_paper_the_columns_of_five_runs_stand_below_one_another_and_none_is_cut(root: Path, tmp_path: Path) -> None:
+    facts = report_facts([root / "one", root / "two", root / "three"])
+    one, two, three = facts.runs
+    runs = [one, two, three, renamed(one, "a-run-with-a-rather-long-name"), renamed(two, "five")]
+    names = ["one", "two", "three", "a-run-with-a-rather-long-name", "five"]
+    text = page(facts.model_copy(update={"runs": runs}))
+    script = STACKED.replace("SORTS", "false")
+    on_paper = text.replace("@media print", "@media all").replace("</body>", f"{script}</body>")
+    shown = json.loads(dumped(on_paper, tmp_path, width=A4_PIXELS))
+    assert shown["right"] <= shown["width"] and shown["inside"]
+    assert shown["heads"] == ["skill", "run", *COLUMNS]
+    for skill, lines in zip(["add", "carry", "negate"], shown["lines"], strict=False):
+        first, *others = lines
+        assert first[0] == skill and [line[0] for line in others] == names[1:] and first[1] == names[0]
+        # The name of the run, and its eight columns.
+        assert [len(line) for line in (first[1:], *others)] == [9] * 5
+        weights = [
+            next(own for own in run.skills if own.name == skill).weights[-1]
+            for run in runs
+            if run is not three or skill == "add"
+        ]
+        assert [line[1] for line in (first[1:], *others) if line[1] != "\N{EN DASH}"] == [
+            f"{own:.4g}" for own in weights
+        ]
+
+
+def test_on_a_screen_five_runs_stand_side_by_side_and_sort_by_their_own_columns(root: Path, tmp_path: Path) -> None:
+    facts = report_facts([root / "one", root / "two", root / "three"])
+    text = page(facts).replace("</body>", f"{STACKED.replace('SORTS', 'true')}</body>")
+    shown = json.loads(dumped(text, tmp_path, width=1500))
+    assert "run" not in shown["heads"] and shown["heads"].count("weight now") == 3
+    assert all(len(lines) == 1 and len(lines[0]) == 1 + 3 * 8 for lines in shown["lines"])
+    weights = [float(lines[0][1]) for lines in shown["lines"] if lines[0][1] != "\N{EN DASH}"]
+    assert weights == sorted(weights, reverse=True) and len(weights) == 3
+
+
+def renamed(run: RunHistory, name: str) -> RunHistory:
+    return run.model_copy(update={"facts": run.facts.model_copy(update={"place": f"/runs/{name}"})})
