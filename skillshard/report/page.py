@@ -12,6 +12,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import PurePath
 
+import numpy as np
 import orjson
 
 from skillshard.printable import counted, printable, shortened, size_in_words
@@ -36,6 +37,8 @@ MAP_SKILLS = 30
 MAP_NUMBERS = 10
 """Largest number of skills up to which the cells of a heat map show numbers."""
 NO_VALUE = "–"  # noqa: RUF001  # a dash, in the place of a number
+SMALLEST_CHANGE = 1e-9
+"""Smallest change of a weight that is shown. Smaller changes are rounding."""
 
 Points = Sequence[tuple[int, float | None]]
 
@@ -131,6 +134,19 @@ def _thinning(runs: Sequence[RunHistory]) -> str:
 
 def _number(value: float | None) -> str:
     return NO_VALUE if value is None else f"{value:.4g}"
+
+
+def _change(value: float | None) -> str:
+    """Write a change of a weight in two digits, however small the change is.
+
+    >>> _change(0.000114), _change(-0.02), _change(0.0)
+    ('+0.00011', '-0.02', '0')
+    """
+    if value is None:
+        return NO_VALUE
+    if abs(value) < SMALLEST_CHANGE:
+        return "0"
+    return np.format_float_positional(value, precision=2, fractional=False, trim="-", sign=True)
 
 
 def _percent(value: float | None) -> str:
@@ -529,7 +545,7 @@ def _skill_cells(run: RunHistory, names: Iterable[str]) -> Iterator[list[str]]:
             change = None if now is None or first is None else now - first
             cells = [
                 _number(now),
-                NO_VALUE if change is None else f"{change:+.4f}",
+                _change(change),
                 _spark(skill.weights, highest),
                 _percent(skill.intended[-1]),
                 _percent(skill.achieved[-1]),
