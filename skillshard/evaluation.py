@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from skillshard.answers import AnswerRule
 from skillshard.collective import gathered
 from skillshard.corpus import Sample
 from skillshard.corpus.template import Span
 from skillshard.errors import ObservationError, PolicyError, did_you_mean, name_some
-from skillshard.loss import Loss, Losses, LossKind, Reduction, answer_spans, reduced
+from skillshard.loss import Loss, Losses, LossKind, Reduction, reduced
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 
 FIRST_SAMPLES, LEAST_SAMPLES = 8, 2
@@ -98,7 +99,8 @@ def losses_per_skill(
     samples = [(skill, sample) for skill in wanted for sample in _first(holdout, skill, num)]
     if kind.masks:
         _refuse_one_argument(model_loss)
-    answers = [_answers(skill, sample, kind) for skill, sample in samples]
+    rule = AnswerRule(kind)
+    answers = [_answers(skill, sample, rule) for skill, sample in samples]
     # Sorted by characters, not tokens: the model's loss alone has the tokenizer, and the two lengths are close enough for padding.
     by_length = sorted(range(len(samples)), key=lambda number: len(samples[number][1].text))
     batches = [by_length[start : start + batch_size] for start in range(0, len(samples), batch_size)]
@@ -224,9 +226,9 @@ def _refuse_one_argument(model_loss: ModelLoss) -> None:
         ) from error
 
 
-def _answers(skill: str, sample: Sample, kind: LossKind) -> list[Span]:
+def _answers(skill: str, sample: Sample, rule: AnswerRule) -> list[Span]:
     try:
-        return answer_spans(sample.text, kind, sample.meta)
+        return rule.read(sample.text, sample.meta)[1]
     except ObservationError as error:
         raise ObservationError(f"skill {skill!r}, held-out sample {sample.id!r}: {error}") from error
 

@@ -42,13 +42,14 @@ from transformers import (
 )
 
 from skillshard import canonical, storage
+from skillshard.answers import AnswerRule
 from skillshard.batch_losses import BatchLosses, token_nats
 from skillshard.corpus import Sample
 from skillshard.corpus.chat import Chat, ChatTemplate
 from skillshard.corpus.template import Span
-from skillshard.errors import LedgerError, PolicyError, TokensError
+from skillshard.errors import LedgerError, ObservationError, PolicyError, TokensError
 from skillshard.evaluation import ModelLoss
-from skillshard.loss import IGNORE, LossKind, answer_spans
+from skillshard.loss import IGNORE, LossKind
 from skillshard.mixing.metrics import MOST_SKILLS
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.stream import Stream
@@ -186,49 +187,50 @@ def causal_lm_collator(
     kind = LossKind(answer_after=answer_after, prompt_field=prompt_field)
     if messages is not None and kind.masks:
         raise TokensError("the chat template marks the answers of `messages`: leave answer_after and prompt_field out.")
-    if kind.masks or messages is not None:
+    rule = AnswerRule(kind, None if messages is None else Chat(ChatTemplate.of(tokenizer), messages))
+    if rule.masks:
         refuse_slow(tokenizer)
-    chat = None if messages is None else Chat(ChatTemplate.of(tokenizer), messages)
-    return _Collator(tokenizer, max_tokens, fixed_length, kind, chat)
+    return _Collator(tokenizer, max_tokens, fixed_length, rule)
 
 
 class _Collator:
     """The collator as a class. A nested function could not be pickled for workers that are started by `spawn`."""
 
-    def __init__(self, tokenizer: Any, max_tokens: int, fixed_length: bool, kind: LossKind, chat: Chat | None) -> None:
+    def __init__(self, tokenizer: Any, max_tokens: int, fixed_length: bool, rule: AnswerRule) -> None:
         self.tokenizer, self.max_tokens, self.fixed_length = tokenizer, max_tokens, fixed_length
-        self.kind, self.chat = kind, chat
+        self.rule = rule
 
     def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
         if isinstance(items, Blocks):
             raise PolicyError(
                 "causal_lm_collator takes texts, and these are blocks of tokens: give data_collator=causal_lm_blocks."
             )
-        answers: list[list[Span]] | None
-        if self.chat is None:
-            texts = [item["text"] for item in items]
-            answers = self._answers(items, texts) if self.kind.masks else None
+        answers: list[list[Span]] | None = None
+        if self.rule.masks:
+            pairs = [self._read(item, meta) for item, meta in zip(items, self._metas(items), strict=True)]
+            texts, answers = [text for text, _ in pairs], [spans for _, spans in pairs]
         else:
-            rendered = [self.chat.render(meta or {}) for meta in _metas(items)]
-            texts, answers = [text for text, _ in rendered], [spans for _, spans in rendered]
-        read = read_tokens(
-            self.tokenizer, texts, max_tokens=self.max_tokens, answers=answers, special_tokens=self.chat is None
-        )
+            texts = [item["text"] for item in items]
+        special = self.rule.chat is None
+        read = read_tokens(self.tokenizer, texts, max_tokens=self.max_tokens, answers=answers, special_tokens=special)
         batch = _padded(self.tokenizer, read, self.max_tokens if self.fixed_length else None)
         learned = batch.mask == 1 if answers is None else batch.predicted
         labels = batch.ids.masked_fill(~learned, IGNORE)
         return {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": labels, **_skills(items)}
 
-    def _answers(self, items: Sequence[Any], texts: Sequence[str]) -> list[list[Span]]:
-        """Return the answers of each text."""
-        if self.kind.prompt_field is None:
-            return [answer_spans(text, self.kind) for text in texts]
-        return [answer_spans(text, self.kind, meta) for text, meta in zip(texts, _metas(items), strict=True)]
+    def _read(self, item: Any, meta: Mapping[str, Any]) -> tuple[str, list[Span]]:
+        """Return the text and the answers of an item. Raise ObservationError with the draw of the item if the item has no answer."""
+        try:
+            return self.rule.read(item.get("text", ""), meta)
+        except ObservationError as error:
+            # An item that is no sample of a mixer has no draw.
+            raise ObservationError(f"draw {item['draw']:,}: {error}" if "draw" in item else str(error)) from error
 
-
-def _metas(items: Sequence[Any]) -> list[dict[str, Any] | None]:
-    """Return the metadata of each item."""
-    return [*items.metas] if isinstance(items, Items) else [item.get("meta") for item in items]
+    def _metas(self, items: Sequence[Any]) -> list[Mapping[str, Any]]:
+        """Return the metadata of each item, or empty metadata if the rule needs none."""
+        if not self.rule.needs_meta:
+            return [{}] * len(items)
+        return [*items.metas] if isinstance(items, Items) else [item.get("meta") or {} for item in items]
 
 
 def causal_lm_blocks(blocks: Blocks | Items) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ LAYERS = [
     {"stages"},
     {"corpus", "synthetic"},
     {"collective", "loss"},
+    {"answers"},
     {"tags"},
     {"proxy"},
     {"taggers"},

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from skillshard.proxy.reading_choice import ReadingChoice
     from skillshard.shards.read import ShardSet
 
+CHAT_TEMPLATE = (
+    "Chat template for conversations that were tagged with --messages: the word 'tokenizer' for the template of the tokenizer, or a file. The "
+    "assistant's turns are"
+)
+"""Beginning of the help of --chat-template, which the use of the turns ends."""
 CorpusPlaces = Annotated[
     list[str],
     typer.Argument(
@@ -572,6 +577,15 @@ class ProxyTexts:
             rich_help_panel=TEXTS,
         ),
     ] = None
+    chat_template: Annotated[
+        str | None,
+        typer.Option(
+            "--chat-template",
+            metavar="tokenizer|FILE",
+            help=f"{CHAT_TEMPLATE} predicted.",
+            rich_help_panel=TEXTS,
+        ),
+    ] = None
     unordered: Annotated[
         bool, typer.Option("--unordered", help="Ignore the order of the segments.", rich_help_panel=TEXTS)
     ] = False
@@ -591,6 +605,7 @@ class ProxyTexts:
             self.answer_after,
             self.prompt_field,
             ordered=not self.unordered,
+            chat_template=self.chat_template,
         )
 
 

@@ -7,7 +7,7 @@ import typer
 
 from skillshard.bars import Bars
 from skillshard.cli.groups import grouped
-from skillshard.cli.options import Cache, CorpusPlaces, JobArray, Nodes, Out, ShardsPlace, open_corpus
+from skillshard.cli.options import CHAT_TEMPLATE, Cache, CorpusPlaces, JobArray, Nodes, Out, ShardsPlace, open_corpus
 from skillshard.cli.values import parse_out, parse_size, place_on_all_nodes
 
 
@@ -252,8 +252,7 @@ def tokens(
         typer.Option(
             "--chat-template",
             metavar="tokenizer|FILE",
-            help="Chat template for shards that were tagged with --messages: the word 'tokenizer' for the template of the tokenizer, or a file. The "
-            "assistant's turns are learned.",
+            help=f"{CHAT_TEMPLATE} learned.",
         ),
     ] = None,
     cache: Cache,

@@ -12,7 +12,7 @@ keeps the finished trials.
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,14 @@ from skillshard.comparison.verdict import EVALUATION_COST, ComparedRun, Cost, ve
 from skillshard.errors import ComparisonError, PolicyError, did_you_mean, name_some
 from skillshard.execution import Backend, OnStage, Task, run, shown
 from skillshard.graph.learn import Cost as TrainingCost
+from skillshard.graph.learn import answer_rule
 from skillshard.graph.skill_graph import read_graph
 from skillshard.graph.trials import eval_steps
-from skillshard.loss import LossKind, Reduction
+from skillshard.loss import Reduction
 from skillshard.policies.policy import RunFacts, in_draws
 from skillshard.printable import shortened, time_in_words
 from skillshard.proxy.device import Compute, device_kind, is_here, resolve_precision
-from skillshard.proxy.identity import SIZES, model_identity, training_identity
+from skillshard.proxy.identity import SIZES, training_identity
 from skillshard.proxy.reading_choice import ReadingChoice
 from skillshard.proxy.trial import Recipe
 from skillshard.shards.read import ShardSet
@@ -94,6 +95,7 @@ def compare_policies(
         ComparisonError: The arguments do not fit the shards, `out` holds something else, or the work exceeds the budget.
         PolicyError, GraphError: A policy cannot be made, or its graph lacks a skill.
         ProxyError: The proxy is unknown, or a training diverges.
+        TokensError: The reading has a chat template, and the shards have no conversations.
     """
     every = eval_every or max(1, steps // 10)
     _check_numbers(policies, steps, num_seeds, every, batch_size, eval_samples, baseline)
@@ -125,7 +127,7 @@ def compare_policies(
         counted=counted,
         measured=tuple(sorted({*counted, *read})),
         reading=encoder,
-        kind=LossKind(reduction=reduction, answer_after=reading.answer_after, prompt_field=reading.prompt_field),
+        kind=reading.kind(reduction),
         recipe=Recipe(
             model=reading.model(encoder),
             steps=steps,
@@ -137,14 +139,15 @@ def compare_policies(
         batch_size=batch_size,
         eval_every=every,
         eval_samples=eval_samples,
+        train_chat=answer_rule(reading, shards).chat,
+        eval_chat=answer_rule(reading, measured_on).chat,
     )
     settings = {
         "shards": shards.digest,
         "skills": list(shards.skills),
         "eval_shards": None if eval_shards is None else eval_shards.digest,
         "targets": list(targets),
-        **asdict(reading),
-        "proxy": model_identity(reading.proxy),
+        **reading.record(),
         "reduction": reduction,
         "steps": steps,
         "batch_size": batch_size,

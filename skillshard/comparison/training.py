@@ -20,18 +20,20 @@ from pathlib import Path
 import numpy as np
 
 from skillshard import progress
+from skillshard.answers import AnswerRule
 from skillshard.corpus import Sample
-from skillshard.corpus.template import Span
-from skillshard.errors import ComparisonError, ObservationError, RepetitionWarning
+from skillshard.corpus.chat import Chat
+from skillshard.errors import ComparisonError, RepetitionWarning
 from skillshard.execution import Record
 from skillshard.graph.trials import eval_steps
-from skillshard.loss import LossKind, answer_spans
+from skillshard.loss import LossKind
 from skillshard.mixing.alarms import LOGGER
 from skillshard.mixing.ledger import Lag
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import Policy
 from skillshard.proxy.device import one_thread
 from skillshard.proxy.reading import Reading
+from skillshard.proxy.samples import CORRECTION, ReadableText, encode, readable
 from skillshard.proxy.train import TokenBatch, evaluate, train
 from skillshard.proxy.trial import Recipe, computing, estimate_s, new_model
 from skillshard.shards.read import ShardSet, SkillShards
@@ -56,6 +58,8 @@ class Training:
         batch_size: Number of samples of a step.
         eval_every: Number of steps between two measurements, which is a round.
         eval_samples: Largest number of held-out samples of a skill.
+        train_chat: Way to render the conversations of the training shards, or None for texts.
+        eval_chat: The same for the measured shards, whose messages may stand in another field.
     """
 
     shards: str
@@ -69,6 +73,18 @@ class Training:
     batch_size: int
     eval_every: int
     eval_samples: int
+    train_chat: Chat | None = None
+    eval_chat: Chat | None = None
+
+    @property
+    def train_rule(self) -> AnswerRule:
+        """Rule for the texts and the answers of the training samples."""
+        return AnswerRule(self.kind, self.train_chat)
+
+    @property
+    def eval_rule(self) -> AnswerRule:
+        """Rule for the texts and the answers of the measured samples."""
+        return AnswerRule(self.kind, self.eval_chat)
 
 
 @dataclass(frozen=True)
@@ -123,7 +139,7 @@ def timing_task(training: Training) -> Record:
         shards = ShardSet.open(training.shards)
         first = shards.train[training.skills[0]]
         started = time.perf_counter()
-        few = _encoded(training, first, TIMED_TEXTS)
+        few = _encoded(training, training.train_rule, first, TIMED_TEXTS)
         read_s = (time.perf_counter() - started) / len(few) * training.batch_size
         step_s = estimate_s(few, training.recipe, size=training.batch_size) / training.recipe.steps
         holdout, model = holdout_of(training), computing(new_model(training.recipe, seed=0), training.recipe)
@@ -262,50 +278,43 @@ def num_evaluated(training: Training, measured_on: ShardSet, skill: str) -> int:
 
 
 def _batches(training: Training, mixer: Mixer) -> Iterator[TokenBatch]:
-    first = 0
+    first, rule = 0, training.train_rule
     while True:
         places = mixer.find(np.arange(first, first + training.batch_size))
         batch = mixer.samples.cut(places)
-        metas = mixer.samples.metas(places) if training.kind.prompt_field is not None else [{}] * len(batch)
+        metas = mixer.samples.metas(places) if rule.needs_meta else [{}] * len(batch)
         samples = [
             Sample(id=f"draw {draw}", text=text, meta=meta)
             for draw, text, meta in zip(batch.draw.tolist(), batch.text, metas, strict=True)
         ]
-        yield _encode(training, samples, "the stream")
+        yield _encode(training, rule, samples, "the stream")
         first += training.batch_size
 
 
 def holdout_of(training: Training) -> dict[str, TokenBatch]:
     """Return the held-out samples that a measurement reads, by skill."""
     shards = ShardSet.open(training.eval_shards)
-    return {skill: _encoded(training, shards.holdout[skill], training.eval_samples) for skill in training.measured}
+    rule, most = training.eval_rule, training.eval_samples
+    return {skill: _encoded(training, rule, shards.holdout[skill], most) for skill in training.measured}
 
 
-def _encoded(training: Training, shards: SkillShards, most: int) -> TokenBatch:
-    return _encode(training, list(islice(shards, most)), f"skill {shards.skill!r}")
+def _encoded(training: Training, rule: AnswerRule, shards: SkillShards, most: int) -> TokenBatch:
+    return _encode(training, rule, list(islice(shards, most)), f"skill {shards.skill!r}")
 
 
-def _encode(training: Training, samples: Sequence[Sample], where: str) -> TokenBatch:
-    answers = [_answers(training, sample, where) for sample in samples]
-    # A mark in the text is known to the reading itself. Only answers from the metadata have to be passed on.
-    return training.reading.encode(
-        [sample.text for sample in samples], None if training.kind.prompt_field is None else answers
-    )
+def _encode(training: Training, rule: AnswerRule, samples: Sequence[Sample], where: str) -> TokenBatch:
+    return encode(training.reading, [_checked(training, rule, sample, where) for sample in samples])
 
 
-def _answers(training: Training, sample: Sample, where: str) -> list[Span]:
-    """Return the answers of a sample.
+def _checked(training: Training, rule: AnswerRule, sample: Sample, where: str) -> ReadableText:
+    """Return the text and the answers of a sample.
 
     Raises:
         ComparisonError: The proxy cannot read the sample, or the sample has no answer.
     """
-    why = training.reading.refusal(sample.text)
-    try:
-        if why is None:
-            return answer_spans(sample.text, training.kind, sample.meta)
-    except ObservationError as error:
-        why = str(error).rstrip(".")
+    text = readable(sample, training.reading.refusal, rule)
+    if isinstance(text, ReadableText):
+        return text
     raise ComparisonError(
-        f"sample {sample.id!r} of {where} cannot be read: {why} ({sample.text[:60]!r}). Change `answer_after`, `prompt_field` or "
-        "`segment_at`, or leave such samples out of the corpus."
+        f"sample {sample.id!r} of {where} cannot be read: {text} ({sample.text[:60]!r}). {CORRECTION}"
     )

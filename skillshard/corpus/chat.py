@@ -58,16 +58,19 @@ class ChatTemplate(BaseModel):
         return cls(template=_only_template(template, "the tokenizer"), special_tokens=tokens)
 
     @classmethod
-    def read(cls, tokenizer: str | os.PathLike[str], template: str | os.PathLike[str]) -> "ChatTemplate":
+    def read(cls, tokenizer: str | os.PathLike[str] | None, template: str | os.PathLike[str]) -> "ChatTemplate":
         """Read a chat template.
 
         Args:
-            tokenizer: Path or URI of a tokenizer.json, or of its directory. The files of `save_pretrained` beside it give the special tokens.
+            tokenizer: Path or URI of a tokenizer.json, or of its directory. The files of `save_pretrained` beside it give the special tokens. None:
+                no tokenizer, and so no special tokens, for a model that reads bytes. `template` is then a file.
             template: "tokenizer" for the template beside tokenizer.json, or a path or URI of a file with a template.
 
         Raises:
             TokensError: No template is there, or a file is damaged.
         """
+        if tokenizer is None:
+            return cls(template=_text_of(template), special_tokens={})
         folder = places.parent(tokenizer) if places.name(tokenizer).endswith(".json") else os.fspath(tokenizer)
         config = _json_object(places.join(folder, CONFIG))
         tokens = {name: text for name in _SPECIAL if (text := _token_text(config.get(name))) is not None}
@@ -168,6 +171,33 @@ class Chat:
         """
         text, spans = self.render(sample.meta)
         return replace(sample, text=text, meta={**sample.meta, ANSWER_SPANS: [list(span) for span in spans]})
+
+
+def chat_of(template: ChatTemplate, messages: str | None, corpus: str) -> Chat:
+    """Return the way to render the conversations of a corpus or of shards.
+
+    Args:
+        template: Chat template.
+        messages: Metadata field of the messages, or None if the samples are no conversations.
+        corpus: Name of the corpus or of the shards, for the error.
+
+    Raises:
+        TokensError: The samples are no conversations.
+    """
+    if messages is None:
+        raise TokensError(
+            f"{corpus} has no conversations for a chat template: tag and shard the corpus with `messages`, the field of the messages."
+        )
+    return Chat(template, messages)
+
+
+def refuse_with_template(**arguments: object) -> None:
+    """Raise TokensError for the first given argument, by its name. The arguments do not go together with a chat template."""
+    for name, value in arguments.items():
+        if value:
+            raise TokensError(
+                f"a chat template writes special tokens and the assistant's turns itself: leave out `{name}`, or leave out `chat_template`."
+            )
 
 
 @lru_cache(8)

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Int
 
 from skillshard import artefact, canonical, places, storage
+from skillshard.answers import AnswerRule
 from skillshard.corpus import Sample
-from skillshard.corpus.template import Span
-from skillshard.errors import GraphError, ObservationError, did_you_mean, name_some
+from skillshard.errors import GraphError, did_you_mean, name_some
 from skillshard.execution import Backend, OnStage, Record, Task, run, shown
 from skillshard.graph.derive import derived, rule_of
 from skillshard.graph.edges import EdgeRule
@@ -23,18 +23,29 @@ from skillshard.graph.plan import Method, Trial, plan_trials, plan_warm_starts
 from skillshard.graph.skill_graph import GraphFile, Learned, TrialLosses, read_graph, write_graph
 from skillshard.graph.trial_data import DrawnTexts, TrialData, save_data
 from skillshard.graph.trials import Schedule, drawn_rows, eval_steps, timing_task, trial_task, warm_task
-from skillshard.loss import LossKind, Reduction, answer_spans
+from skillshard.loss import Reduction
 from skillshard.printable import counted, time_in_words
 from skillshard.proxy.device import Compute, device_kind, is_here, resolve_precision
-from skillshard.proxy.identity import model_identity, training_identity
+from skillshard.proxy.identity import training_identity
 from skillshard.proxy.reading import Reading
 from skillshard.proxy.reading_choice import ReadingChoice
+from skillshard.proxy.samples import CORRECTION, ReadableText, encode, readable
 from skillshard.proxy.train import usual_lr_warmup
 from skillshard.proxy.trial import Recipe
 from skillshard.shards.read import ShardSet, SkillShards
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 
-READ_BY = ("shards", "proxy", "window", "segment_at", "answer_after", "prompt_field", "ordered", "samples")
+READ_BY = (
+    "shards",
+    "proxy",
+    "window",
+    "segment_at",
+    "answer_after",
+    "prompt_field",
+    "ordered",
+    "samples",
+    "chat_template",
+)
 """Settings that determine the texts and tokens of a warm start or trial. The settings are part of the keys of both."""
 MEASURED_BY = ("eval_shards", "eval_samples")
 """Settings that determine the measurement of a trial. The settings are part of the keys of trials only."""
@@ -138,13 +149,14 @@ def learn_graph(
     Raises:
         GraphError: Numbers contradict each other, a skill is unknown, `out` holds another graph, or the work exceeds the budget.
         ProxyError: The proxy is unknown, or cannot read a text.
+        TokensError: The reading has a chat template, and the shards have no conversations.
         StorageError: The file `out` cannot be read or written.
     """
     for read_shards in (shards, eval_shards or shards):
         read_shards.refuse_token_ids("The proxy of a graph")
     every = eval_every or max(1, steps // 10)
     _check_numbers(steps, warmup_steps, num_seeds, every, eval_samples, samples, for_steps, settle)
-    kind = LossKind(reduction=reduction, answer_after=reading.answer_after, prompt_field=reading.prompt_field)
+    reading.kind(reduction)  # refuses an unknown mean before any work
     schedule = _schedule(lr_warmup, warmup_steps, steps, for_steps)
     backend = backend or Backend()
     # Resolved before the keys are made: "auto" on two machines may be two devices, and the losses of both differ.
@@ -159,8 +171,7 @@ def learn_graph(
         made_from={
             "shards": shards.digest,
             "eval_shards": None if eval_shards is None else eval_shards.digest,
-            **asdict(reading),
-            "proxy": model_identity(reading.proxy),
+            **reading.record(),
             "reduction": reduction,
             "batch_size": batch_size,
             "lr": lr,
@@ -185,9 +196,10 @@ def learn_graph(
     folder = trials_folder(out, trials)
     # Only a reading by segments looks at texts: its vocabulary is made of the words of all skills.
     encoder = reading.reading([] if reading.segment_at is None else _all_texts(shards, samples))
+    trained_by, measured_by = answer_rule(reading, shards), answer_rule(reading, eval_shards or shards)
     holdout = (eval_shards or shards).holdout
     measured = {
-        skill: _encoded(encoder, holdout[skill], eval_samples, kind, rows_of=np.arange) for skill in eval_skills
+        skill: _encoded(encoder, holdout[skill], eval_samples, measured_by, rows_of=np.arange) for skill in eval_skills
     }
     recipe = Recipe(
         model=reading.model(encoder),
@@ -206,7 +218,7 @@ def learn_graph(
             # Many steps draw many texts, and drawing takes minutes. So the cost is known before any text is drawn.
             longest = max((task.arguments["trial"] for task in (*needed, *missing)), key=lambda trial: trial.batch_size)
             skill = longest.trained_on[0]
-            few = _encoded(encoder, shards.train[skill], TIMED_TEXTS, kind, rows_of=np.arange)
+            few = _encoded(encoder, shards.train[skill], TIMED_TEXTS, trained_by, rows_of=np.arange)
             timed = save_data(TrialData({skill: few}, measured), places.join(folder, TIMING))
             try:
                 cost = _cost(needed, missing, longest, timed, backend, folder)
@@ -215,7 +227,7 @@ def learn_graph(
             _announce(cost, budget_s, on_estimate)
             rows_of = partial(_rows, planned=planned, warm=warm, warmup_steps=warmup_steps, steps=steps)
             drawn = {
-                skill: _encoded(encoder, split, samples, kind, rows_of=partial(rows_of, skill))
+                skill: _encoded(encoder, split, samples, trained_by, rows_of=partial(rows_of, skill))
                 for skill, split in shards.train.items()
             }
             data = save_data(TrialData(drawn, measured), folder)
@@ -369,11 +381,20 @@ def _schedule(lr_warmup: int | None, warmup_steps: int, steps: int, for_steps: i
     return Schedule(rising, math.inf if for_steps is None else float(for_steps))
 
 
+def answer_rule(reading: ReadingChoice, shards: ShardSet) -> AnswerRule:
+    """Return the rule for the texts and the answers of shards.
+
+    Raises:
+        TokensError: The reading has a chat template, and the shards have no conversations.
+    """
+    return reading.rule(shards.messages_field if reading.chat_template else None, places.public(shards.root))
+
+
 def _encoded(
     reading: Reading,
     shards: SkillShards,
     samples: int,
-    kind: LossKind,
+    rule: AnswerRule,
     *,
     rows_of: Callable[[int], Int[np.ndarray, " text"]],
 ) -> DrawnTexts:
@@ -383,7 +404,7 @@ def _encoded(
         reading: Reading that encodes texts.
         shards: Shards of the skill and split.
         samples: Largest number of samples to choose from.
-        kind: Kind of loss, which determines the answers.
+        rule: Rule for the texts and the answers.
         rows_of: Function of the number of samples to choose from, which returns the numbers of the chosen samples.
     """
     num_texts = min(samples, len(shards))
@@ -392,28 +413,23 @@ def _encoded(
     chosen = ((number, sample) for number, sample in enumerate(islice(shards, num_texts)) if number in wanted)
     parts = []
     while batch := list(islice(chosen, TEXTS_AT_ONCE)):
-        answers = [_checked(reading, shards.skill, number, sample, kind) for number, sample in batch]
-        texts = [sample.text for _, sample in batch]
-        # A mark in the text (`answer_after`) is known to the reading itself. Only answers from the metadata have to be passed on.
-        parts.append(reading.encode(texts, None if kind.prompt_field is None else answers))
+        parts.append(
+            encode(reading, [_checked(reading, shards.skill, number, sample, rule) for number, sample in batch])
+        )
     return DrawnTexts.of(parts, rows, num_texts)
 
 
-def _checked(reading: Reading, skill: str, number: int, sample: Sample, kind: LossKind) -> list[Span]:
-    """Return the answers of a sample.
+def _checked(reading: Reading, skill: str, number: int, sample: Sample, rule: AnswerRule) -> ReadableText:
+    """Return the text and the answers of a sample.
 
     Raises:
         GraphError: The proxy cannot read the sample, or the sample has no answer.
     """
-    why = reading.refusal(sample.text)
-    try:
-        if why is None:
-            return answer_spans(sample.text, kind, sample.meta)
-    except ObservationError as error:
-        why = str(error).rstrip(".")
+    text = readable(sample, reading.refusal, rule)
+    if isinstance(text, ReadableText):
+        return text
     raise GraphError(
-        f"sample {number:,} ({sample.id!r}) of skill {skill!r} cannot be read: {why} ({sample.text[:60]!r}). Change `answer_after`, "
-        "`prompt_field` or `segment_at`, or leave such samples out of the corpus."
+        f"sample {number:,} ({sample.id!r}) of skill {skill!r} cannot be read: {text} ({sample.text[:60]!r}). {CORRECTION}"
     )
 
 
@@ -468,7 +484,7 @@ def _tasks(
     """
     length = None if schedule.steps == math.inf else schedule.steps
     shared = {
-        **{name: made_from[name] for name in READ_BY},
+        **{name: made_from[name] for name in READ_BY if name in made_from},
         "schedule": {"lr_warmup": schedule.lr_warmup, "steps": length},
         "training": training_identity(),
     }

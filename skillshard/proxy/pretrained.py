@@ -1,7 +1,7 @@
 """Use a causal language model of Hugging Face as the proxy, from a directory with the model and its fast tokenizer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,18 +126,23 @@ class PretrainedTokens:
         window: Number of tokens to read of a text, at least 2. With answers these are the last tokens up to the end of the last
             answer, otherwise the first tokens.
         answer_after: Mark before the answer. Only the text behind the last mark is predicted. With None, the whole text is predicted.
+        special_tokens: Whether the tokenizer adds its special tokens. The text of a chat template has them already.
     """
 
     place: str
     window: int
     answer_after: str | None = None
+    special_tokens: bool = True
 
     def encode(self, texts: Sequence[str], answers: Sequence[Sequence[Span]] | None = None) -> TokenBatch:
         # Token 0 is as good as any for padding: padded positions have no target, and a causal model does not look ahead.
         tokens = np.zeros((len(texts), self.window - 1, 1), dtype=np.int64)
         targets = np.full((len(texts), self.window - 1), IGNORE, dtype=np.int64)
         answers = answers_of(texts, answers, self.answer_after)
-        for row, read in enumerate(read_tokens(self._tokenizer, texts, max_tokens=self.window, answers=answers)):
+        encoded = read_tokens(
+            self._tokenizer, texts, max_tokens=self.window, answers=answers, special_tokens=self.special_tokens
+        )
+        for row, read in enumerate(encoded):
             num = max(len(read.ids) - 1, 0)
             tokens[row, :num, 0] = read.ids[:num]
             targets[row, :num] = np.where(read.predicted, read.ids, IGNORE)[1:]
@@ -146,7 +151,7 @@ class PretrainedTokens:
     def refusal(self, text: str) -> str | None:
         if self.answer_after is not None:
             return no_answer(text, self.answer_after)
-        num = len(self._tokenizer(text)["input_ids"])
+        num = len(self._tokenizer(text, add_special_tokens=self.special_tokens)["input_ids"])
         return None if num > 1 else "a text of a single token has nothing to predict"
 
     @cached_property
@@ -163,7 +168,9 @@ def open_pretrained(place: str) -> Pretrained:
     return Pretrained(_open(place, "AutoModelForCausalLM", "a causal language model").float())
 
 
-def pretrained_tokens(place: str, *, window: int, answer_after: str | None) -> PretrainedTokens:
+def pretrained_tokens(
+    place: str, *, window: int, answer_after: str | None, special_tokens: bool = True
+) -> PretrainedTokens:
     """Open the tokenizer in a directory, and limit the window to the positions of the model.
 
     Raises:
@@ -177,7 +184,7 @@ def pretrained_tokens(place: str, *, window: int, answer_after: str | None) -> P
         )
     # A model without a table of positions may name no limit.
     limit = getattr(_open(place, "AutoConfig", "a model's config.json"), "max_position_embeddings", window)
-    return PretrainedTokens(place, min(window, limit), answer_after)
+    return replace(tokens, window=min(window, limit), special_tokens=special_tokens)
 
 
 def check_place(place: str) -> None:

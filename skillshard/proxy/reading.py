@@ -5,7 +5,7 @@ also suit every language, and every text of a corpus has a loss. The price is le
 with word pieces.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -18,6 +18,8 @@ from skillshard.proxy.train import TokenBatch, text_batch
 
 # 256 is the first number that is not a byte.
 PAD = 256
+Refusal = Callable[[str], str | None]
+"""Function that says why a text cannot be used, as the middle of a sentence, or returns None for a usable text. It is picklable."""
 
 
 @runtime_checkable

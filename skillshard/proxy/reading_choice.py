@@ -1,11 +1,16 @@
 """Choose a proxy, and the way the proxy reads texts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
+from skillshard.answers import AnswerRule
+from skillshard.corpus import ANSWER_SPANS
+from skillshard.corpus.chat import ChatTemplate, chat_of, refuse_with_template
 from skillshard.errors import ProxyError
-from skillshard.loss import LossKind
-from skillshard.proxy.identity import SIZES
+from skillshard.loss import LossKind, Reduction
+from skillshard.proxy.identity import SIZES, model_identity
 from skillshard.proxy.model import ProxyShape
 from skillshard.proxy.pretrained import check_place, pretrained_tokens
 from skillshard.proxy.reading import Bytes, Reading, check_window
@@ -27,9 +32,12 @@ class ReadingChoice:
         prompt_field: Metadata field with the number of characters of the prompt, which is not predicted. The field takes the place of
             `answer_after`.
         ordered: Whether the order of segments has a meaning.
+        chat_template: Chat template that renders the conversations of samples: "tokenizer" for the template of a proxy from a directory, or the
+            path or URI of a file. Only the assistant's turns are predicted. With None, the texts of the samples are read.
 
     Raises:
         ProxyError: The window is too short, the proxy does not exist, or `segment_at` does not fit the other values.
+        TokensError: The chat template cannot be read, or does not go together with another value.
         ObservationError: Both `answer_after` and `prompt_field` are given, or one of the two is empty.
 
     Example:
@@ -47,6 +55,7 @@ class ReadingChoice:
     answer_after: str | None = None
     prompt_field: str | None = None
     ordered: bool = True
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         check_window(self.window)
@@ -64,6 +73,53 @@ class ReadingChoice:
                 raise ProxyError(
                     f"`proxy={self.proxy!r}` reads texts with its own tokenizer. Leave `segment_at` out, or use `proxy='tiny'`."
                 )
+        if self.chat_template is not None:
+            refuse_with_template(
+                answer_after=self.answer_after, prompt_field=self.prompt_field, segment_at=self.segment_at
+            )
+            if self.chat_template == "tokenizer" and self.proxy in SIZES:
+                raise ProxyError(
+                    f"`chat_template='tokenizer'` is the template of a tokenizer, and `proxy={self.proxy!r}` reads bytes: give the file of a template, or "
+                    "the directory of a chat model as `proxy`."
+                )
+            # Read now, so that a template that cannot be used is refused before any work.
+            _ = self.template
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """Chat template, read once, or None."""
+        if self.chat_template is None:
+            return None
+        return ChatTemplate.read(None if self.proxy in SIZES else self.proxy, self.chat_template)
+
+    def kind(self, reduction: Reduction = "per_sample") -> LossKind:
+        """Return the kind of the losses. The assistant's turns of a chat template have the kind of the answer spans that tagging writes."""
+        field = self.prompt_field if self.chat_template is None else ANSWER_SPANS
+        return LossKind(reduction=reduction, answer_after=self.answer_after, prompt_field=field)
+
+    def rule(self, messages: str | None, corpus: str) -> AnswerRule:
+        """Return the rule for the texts and the answers of a corpus or of shards.
+
+        Args:
+            messages: Metadata field of the messages, or None if the samples are no conversations.
+            corpus: Name of the corpus or of the shards, for the error.
+
+        Raises:
+            TokensError: A chat template is given, and the samples are no conversations.
+        """
+        chat = None if self.template is None else chat_of(self.template, messages, corpus)
+        return AnswerRule(self.kind(), chat)
+
+    def record(self) -> dict[str, Any]:
+        """Return the values that determine the losses, for the record of an artefact. Files are recorded by their content.
+
+        The key "chat_template" is there only if a template is given. So the records of trainings without one keep their bytes.
+        """
+        fields = {**asdict(self), "proxy": model_identity(self.proxy)}
+        if self.template is None:
+            del fields["chat_template"]
+            return fields
+        return {**fields, "prompt_field": ANSWER_SPANS, "chat_template": self.template.digest}
 
     def reading(self, texts: Sequence[str]) -> Reading:
         """Make the reading: by segments with `segment_at`, by bytes for a new proxy, or by the tokens of a pretrained model.
@@ -75,7 +131,12 @@ class ReadingChoice:
             return fit_segments(texts, separators=self.segment_at, answer_after=self.answer_after or "")
         if self.proxy in SIZES:
             return Bytes(self.window, self.answer_after)
-        return pretrained_tokens(self.proxy, window=self.window, answer_after=self.answer_after)
+        return pretrained_tokens(
+            self.proxy,
+            window=self.window,
+            answer_after=self.answer_after,
+            special_tokens=self.chat_template is None,
+        )
 
     def blank_reading(self) -> Reading:
         """Make the reading without texts, which is enough to refuse texts."""

@@ -20,13 +20,14 @@ import numpy as np
 from jaxtyping import Bool, Integer
 
 from skillshard import artefact, canonical, places, storage
+from skillshard.answers import AnswerRule
 from skillshard.corpus import ANSWER_SPANS
-from skillshard.corpus.chat import Chat, ChatTemplate
+from skillshard.corpus.chat import Chat, ChatTemplate, chat_of, refuse_with_template
 from skillshard.corpus.template import Span
 from skillshard.corpus.token_ids import MAX_IDS, ids_of_text, offsets_of_text
 from skillshard.errors import ObservationError, TokensError
 from skillshard.execution import Backend, OnStage, Record, keyed, run, shown
-from skillshard.loss import LossKind, answer_spans, answer_tokens
+from skillshard.loss import LossKind, answer_tokens
 from skillshard.printable import counted, size_in_words, time_in_words
 from skillshard.progress import advance
 from skillshard.shards.manifest import SPLITS, gathered
@@ -208,23 +209,13 @@ def _chat_of(
     Raises:
         TokensError: The shards have no conversations, the tokenizer has no template, or another argument does not fit a chat template.
     """
-    if kind.masks or special_tokens:
-        name = (
-            "special_tokens" if special_tokens else "answer_after" if kind.answer_after is not None else "prompt_field"
-        )
-        raise TokensError(
-            f"a chat template writes special tokens and the assistant's turns itself: leave out `{name}`, or leave out `chat_template`."
-        )
+    refuse_with_template(special_tokens=special_tokens, answer_after=kind.answer_after, prompt_field=kind.prompt_field)
     if not isinstance(tokenizer, str | os.PathLike):
         raise TokensError(
             "with `chat_template`, give the path of a tokenizer.json: the special tokens of the template stand beside this file."
         )
-    messages = shards.messages_field
-    if messages is None:
-        raise TokensError(
-            f"{places.public(shards.root)} has no conversations for a chat template: tag and shard the corpus with `messages`, the field of the messages."
-        )
-    return Chat(ChatTemplate.read(tokenizer, chat_template), messages)
+    template = ChatTemplate.read(tokenizer, chat_template)
+    return chat_of(template, shards.messages_field, places.public(shards.root))
 
 
 def _vocabulary(shards: ShardSet, vocab_size: int | None, *, counts_only: bool) -> int | None:
@@ -381,7 +372,8 @@ def tokenize_shard(
     """
     opened = None if tokenizer is None or tokenizer_digest is None else _kept_tokenizer(tokenizer, tokenizer_digest)
     kept = None if ids is None else KeptIds(**ids)
-    shard = _Shard(shards, opened, special_tokens, LossKind(**kind), chat, None if kept is None else kept.num_ids)
+    rule = AnswerRule(LossKind(**kind), chat)
+    shard = _Shard(shards, opened, special_tokens, rule, None if kept is None else kept.num_ids)
     counts = np.empty(shard.num_rows, "<u4")
     number = shards.columns.number[0]
     place: dict[str, str] = {
@@ -391,7 +383,7 @@ def tokenize_shard(
     digests: dict[str, str | None] = {"ids_digest": None, "answers_digest": None, "checks_digest": None}
     with ExitStack() as stack:
         files: dict[str, tuple[Path, BinaryIO]] = {}
-        kinds = () if kept is None else ("ids.bin", "answers.bin") if shard.kind.masks else ("ids.bin",)
+        kinds = () if kept is None else ("ids.bin", "answers.bin") if rule.kind.masks else ("ids.bin",)
         for name in kinds:
             part = stack.enter_context(storage.writing(place[name]))
             files[name] = part, stack.enter_context(part.open("wb"))
@@ -468,8 +460,7 @@ class _Shard:
     shards: SkillShards
     tokenizer: "Tokenizer | None"
     special_tokens: bool
-    kind: LossKind
-    chat: Chat | None
+    rule: AnswerRule
     num_kept_ids: int | None
 
     @property
@@ -482,20 +473,14 @@ class _Shard:
         for start in range(0, self.num_rows, TEXTS_AT_ONCE):
             rows = range(start, min(start + TEXTS_AT_ONCE, self.num_rows))
             name_of = _names_in(self.shards, opened, start)
-            spans: list[list[Span]] | None = None
-            if self.chat is None:
-                texts = [opened.text(row) for row in rows]
-                if self.kind.masks:
-                    spans = [
-                        self._answers(opened, row, text, name_of(row - start))
-                        for row, text in zip(rows, texts, strict=True)
-                    ]
+            # Counts of rendered conversations need the texts, and no mask.
+            if self.rule.masks:
+                read = [self._read(opened, row, name_of(row - start)) for row in rows]
+                texts = [text for text, _ in read]
             else:
-                rendered = [self._rendered(self.chat, opened, row, name_of(row - start)) for row in rows]
-                texts = [text for text, _ in rendered]
-                spans = [answers for _, answers in rendered] if self.kind.masks else None
-            if spans is not None:
-                yield start, *self._masked(texts, spans, name_of)
+                texts = [opened.text(row) for row in rows]
+            if self.rule.kind.masks:
+                yield start, *self._masked(texts, [answers for _, answers in read], name_of)
             else:
                 special = self.special_tokens
                 yield (
@@ -504,18 +489,12 @@ class _Shard:
                     None,
                 )
 
-    def _answers(self, opened: OpenShard, row: int, text: str, name: str) -> list[Span]:
-        """Return the answers of a row's text. Raise ObservationError with the name of the sample if the text has none."""
-        meta = None if self.kind.prompt_field is None else opened.sample(row).meta
+    def _read(self, opened: OpenShard, row: int, name: str) -> tuple[str, list[Span]]:
+        """Return the text and the answers of a row. Raise ObservationError with the name of the sample if the sample has no answer."""
+        # A sample of a mark is read without its metadata, which takes as long as the text.
+        text, meta = opened.text(row), opened.sample(row).meta if self.rule.needs_meta else {}
         try:
-            return answer_spans(text, self.kind, meta)
-        except ObservationError as error:
-            raise ObservationError(f"{name}: {error}") from error
-
-    def _rendered(self, chat: Chat, opened: OpenShard, row: int, name: str) -> tuple[str, list[Span]]:
-        """Return the rendered conversation of a row, and the answers. Raise ObservationError with the name of the sample on a bad conversation."""
-        try:
-            return chat.render(opened.sample(row).meta)
+            return self.rule.read(text, meta)
         except ObservationError as error:
             raise ObservationError(f"{name}: {error}") from error
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skillshard.answers import AnswerRule
 from skillshard.corpus import Corpus, CorpusReading
 from skillshard.execution import Backend
+from skillshard.loss import LossKind
 from skillshard.taggers.losses.sampled_texts import SampledText, sample_texts
 from tests.conftest import lines
 
@@ -34,6 +36,7 @@ def sampled(rows: list[dict[str, str]], *, limit: int, partition_bytes: int, num
             records=str(folder / "records"),
             backend=Backend(workers=1),
             on_done=lambda task, record: None,
+            rule=AnswerRule(LossKind()),
         )
 
 

@@ -12,14 +12,13 @@ import orjson
 import xxhash
 
 from skillshard import places, storage
+from skillshard.answers import AnswerRule
 from skillshard.corpus import CorpusReading, Partition, PartitionReader, Rejection, Sample
 from skillshard.corpus.template import Span, pairs_of
-from skillshard.errors import CorpusError, ObservationError
+from skillshard.errors import CorpusError
 from skillshard.execution import Backend, Record, Task, keyed, run
-from skillshard.loss import LossKind, answer_spans
-
-Refusal = Callable[[str], str | None]
-"""Function that says why a text cannot be used, as the middle of a sentence, or returns None for a usable text. It is picklable."""
+from skillshard.proxy.reading import Refusal
+from skillshard.proxy.samples import CORRECTION, ReadableText, readable
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class SampledText:
     Attributes:
         hash: 64-bit hash of the id.
         id: Id of the sample.
-        text: Text of the sample.
-        answers: Stretches of the text that are predicted, or None without a metadata field for the prompt.
+        text: Text of the sample, or its rendered conversation.
+        answers: Stretches of the text that are predicted, or None if the reading finds the answers in the text.
     """
 
     hash: int
@@ -50,7 +49,7 @@ def sample_texts(
     records: str,
     backend: Backend,
     on_done: Callable[[Task, Record], None],
-    prompt_field: str | None = None,
+    rule: AnswerRule,
 ) -> list[SampledText]:
     """Choose at most `limit` texts of a corpus, in the order of the hashes. A repeated id counts once.
 
@@ -64,7 +63,7 @@ def sample_texts(
         records: Directory for the records.
         backend: Local pool or Ray.
         on_done: Function that is called for each finished partition.
-        prompt_field: Metadata field with the length of the prompt or the spans of the answers. A text without the field is refused.
+        rule: Rule for the texts and the answers. A sample without an answer is refused.
 
     Raises:
         CorpusError: A row has no sample or a refused text, and `stop_at_refused` is true.
@@ -74,7 +73,7 @@ def sample_texts(
         "reading": reading,
         "refusal": refusal,
         "stop_at_refused": stop_at_refused,
-        "prompt_field": prompt_field,
+        "rule": rule,
     }
     tasks = keyed(
         (
@@ -97,11 +96,11 @@ def sample_partition(
     reading: CorpusReading,
     refusal: Refusal,
     stop_at_refused: bool,
-    prompt_field: str | None,
+    rule: AnswerRule,
     out: str,
 ) -> Record:
     """Write the texts with the smallest hashes of a partition as JSON lines."""
-    chosen = _smallest(_texts(partition, reading, refusal, stop_at_refused, prompt_field), limit)
+    chosen = _smallest(_texts(partition, reading, refusal, stop_at_refused, rule), limit)
     rows = ([text.hash, text.id, text.text, text.answers] for text in chosen)
     lines = (orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
     storage.write_bytes(out, b"".join(lines))
@@ -113,48 +112,25 @@ def _texts(
     reading: CorpusReading,
     refusal: Refusal,
     stop_at_refused: bool,
-    prompt_field: str | None,
+    rule: AnswerRule,
 ) -> Iterator[SampledText]:
     for row in PartitionReader(partition, reading):
         if isinstance(row, Rejection):
             if stop_at_refused:
                 raise CorpusError(reading.sentence_of(row))
             continue
-        why, answers = answers_or_fault(row, refusal, prompt_field)
-        if why is None:
-            yield SampledText(xxhash.xxh3_64_intdigest(row.id.encode()), row.id, row.text, answers)
+        text = readable(row, refusal, rule)
+        if isinstance(text, ReadableText):
+            yield SampledText(xxhash.xxh3_64_intdigest(row.id.encode()), row.id, text.text, text.answers)
         elif stop_at_refused:
-            raise CorpusError(refused_sentence(row, why))
-
-
-def answers_or_fault(
-    sample: Sample, refusal: Refusal, prompt_field: str | None
-) -> tuple[str | None, list[Span] | None]:
-    """Check whether a sample can be used, and find the answers.
-
-    Args:
-        sample: Sample of a corpus.
-        refusal: Function that refuses texts.
-        prompt_field: Metadata field with the length of the prompt or the spans of the answers, or None.
-
-    Returns:
-        The reason why the sample cannot be used, as the middle of a sentence, or None. Then the stretches that are predicted, or
-        None if the sample cannot be used or `prompt_field` is None.
-    """
-    why = refusal(sample.text)
-    if why is not None or prompt_field is None:
-        return why, None
-    try:
-        return None, answer_spans(sample.text, LossKind(prompt_field=prompt_field), sample.meta)
-    except ObservationError as error:
-        return str(error).rstrip("."), None
+            raise CorpusError(refused_sentence(row, text))
 
 
 def refused_sentence(sample: Sample, why: str) -> str:
     """Write the error for a text that the tagger cannot use."""
     return (
-        f"{sample.file}: the text of sample {sample.id!r} cannot be read: {why}. Correct the sample, give another `answer_after`, "
-        "`prompt_field` or `segment_at`, or set bad samples aside with `on_bad_sample='set-aside'`."
+        f"{sample.file}: the text of sample {sample.id!r} cannot be read: {why}. {CORRECTION} Or set bad samples aside with "
+        "`on_bad_sample='set-aside'`."
     )
 
 

@@ -14,7 +14,7 @@ from skillshard.extras import needed
 needed("proxy", what="Training small models")  # before the imports that fail without the extra
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -24,21 +24,23 @@ from jaxtyping import Float
 from torch import nn
 
 from skillshard import places, progress, storage
+from skillshard.answers import AnswerRule
 from skillshard.artefact import differences
 from skillshard.corpus import Sample
-from skillshard.corpus.template import Span
+from skillshard.corpus.chat import Chat, ChatTemplate
 from skillshard.errors import TagsError
+from skillshard.loss import LossKind
 from skillshard.proxy.device import is_here, one_thread
 from skillshard.proxy.identity import directory_identity
 from skillshard.proxy.model import ProxyShape
 from skillshard.proxy.pretrained import PretrainedTokens, check_place
 from skillshard.proxy.reading import Bytes, Reading
+from skillshard.proxy.samples import ReadableText, encode, readable
 from skillshard.proxy.segments import Segments, without
 from skillshard.proxy.train import TokenBatch, sample_scores
 from skillshard.proxy.trial import Recipe, computing, load_checkpoint, new_model
 from skillshard.taggers.clusters.kmeans import Clusters, assign
 from skillshard.taggers.clusters.saved import SavedClusters
-from skillshard.taggers.losses.sampled_texts import answers_or_fault
 from skillshard.taggers.losses.scores import score_rows
 from skillshard.taggers.losses.trajectories import Measure, Scale, parts_features, whole_features
 from skillshard.taggers.rows import num_rows_of
@@ -142,14 +144,14 @@ class LossTagger:
         opened = _opened(self.folder, self.digest)
         refusal = opened.model.reading.refusal
         # Only usable texts go through the model. The others keep their places among the outcomes.
-        outcomes = [answers_or_fault(sample, refusal, opened.prompt_field) for sample in samples]
-        pairs = list(zip(samples, outcomes, strict=True))
-        texts = [sample.text for sample, (why, _) in pairs if why is None]
-        answers = [spans for _, (why, spans) in pairs if why is None and spans is not None]
-        tags = iter(opened.tag(texts, None if opened.prompt_field is None else answers) if texts else ())
+        outcomes = [readable(sample, refusal, opened.rule) for sample in samples]
+        texts = [outcome for outcome in outcomes if isinstance(outcome, ReadableText)]
+        tags = iter(opened.tag(texts) if texts else ())
         return [
-            next(tags) if why is None else Untagged("wrong-type", f"the text cannot be read: {why}")
-            for why, _ in outcomes
+            next(tags)
+            if isinstance(outcome, ReadableText)
+            else Untagged("wrong-type", f"the text cannot be read: {outcome}")
+            for outcome in outcomes
         ]
 
 
@@ -160,10 +162,10 @@ class _Opened:
     scale: Scale
     clusters: Clusters
     names: tuple[str, ...]
-    prompt_field: str | None
+    rule: AnswerRule
 
-    def tag(self, texts: Sequence[str], answers: Sequence[Sequence[Span]] | None) -> list[Tag]:
-        features = self.model.features(self.model.reading.encode(texts, answers), guess_loss=self.guess_loss)
+    def tag(self, texts: Sequence[ReadableText]) -> list[Tag]:
+        features = self.model.features(encode(self.model.reading, texts), guess_loss=self.guess_loss)
         assigned = assign(self.scale.apply(features), self.clusters)
         pairs = zip(assigned.cluster.tolist(), assigned.distance.tolist(), strict=True)
         return [Tag(self.names[cluster], distance) for cluster, distance in pairs]
@@ -209,7 +211,33 @@ def reading_to_json(reading: Reading) -> dict[str, Any]:
     {'kind': 'bytes', 'window': 8, 'answer_after': None}
     """
     kind = next(kind for kind, class_of_reading in _READINGS.items() if isinstance(reading, class_of_reading))
-    return {"kind": kind, **asdict(reading)}  # type: ignore[call-overload]  # all readings are dataclasses
+    fields: dict[str, Any] = asdict(reading)  # type: ignore[call-overload]  # all readings are dataclasses
+    # A reading that adds special tokens keeps the bytes that it had before readings without them existed.
+    return {
+        "kind": kind,
+        **{name: value for name, value in fields.items() if (name, value) != ("special_tokens", True)},
+    }
+
+
+def rule_to_json(rule: AnswerRule) -> dict[str, Any]:
+    """Turn the rule of answers into JSON, for the record of clusters. A mark is part of the reading, so a rule of a mark gives no key.
+
+    >>> rule_to_json(AnswerRule(LossKind())), rule_to_json(AnswerRule(LossKind(prompt_field="prompt_chars")))
+    ({}, {'prompt_field': 'prompt_chars'})
+    """
+    if rule.chat is not None:
+        template = rule.chat.template.model_dump(by_alias=True)
+        return {"prompt_field": rule.kind.prompt_field, "chat": {"messages": rule.chat.messages, "template": template}}
+    return {} if rule.kind.prompt_field is None else {"prompt_field": rule.kind.prompt_field}
+
+
+def rule_from_json(value: Mapping[str, Any]) -> AnswerRule:
+    """Turn JSON of `rule_to_json`, which may have other keys, into the rule. A mark is known to the reading, and not to the rule."""
+    chat = value.get("chat")
+    return AnswerRule(
+        LossKind(prompt_field=value.get("prompt_field")),
+        None if chat is None else Chat(ChatTemplate.model_validate(chat["template"]), chat["messages"]),
+    )
 
 
 def reading_from_json(value: dict[str, Any]) -> Reading:
@@ -243,7 +271,8 @@ def _opened(folder: str, digest: str) -> _Opened:
         np.array(storage.load_array(places.join(folder, f"{name}.npy"))) for name in ("mean", "deviation")
     )
     scale, names = Scale(mean, deviation), tuple(saved.names)
-    return _Opened(model, arguments["guess_loss"], scale, saved.clusters, names, arguments.get("prompt_field"))
+    rule = rule_from_json(arguments)
+    return _Opened(model, arguments["guess_loss"], scale, saved.clusters, names, rule)
 
 
 def trial_folder(folder: str | os.PathLike[str], number: int) -> str:

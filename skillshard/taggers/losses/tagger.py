@@ -20,8 +20,9 @@ import orjson
 from jaxtyping import Float
 
 from skillshard import places, storage
+from skillshard.answers import AnswerRule
 from skillshard.corpus.template import pairs_of
-from skillshard.errors import TagsError
+from skillshard.errors import TagsError, name_some
 from skillshard.execution import Record, Task, keyed
 from skillshard.keyed_random import keyed_seed
 from skillshard.loss import IGNORE
@@ -30,6 +31,7 @@ from skillshard.proxy.device import Compute, device_kind, is_here, one_thread, r
 from skillshard.proxy.identity import model_identity, training_identity
 from skillshard.proxy.reading import Reading
 from skillshard.proxy.reading_choice import ReadingChoice
+from skillshard.proxy.samples import ReadableText, encode
 from skillshard.proxy.train import TokenBatch
 from skillshard.proxy.trial import BATCH_SIZE, Recipe, check_schedule, estimate_s, train_trial
 from skillshard.taggers.clusters import kmeans
@@ -43,6 +45,7 @@ from skillshard.taggers.losses.saved import (
     TrainedProxies,
     open_loss_tagger,
     reading_to_json,
+    rule_to_json,
     trial_folder,
 )
 from skillshard.taggers.losses.scores import score_rows
@@ -98,8 +101,8 @@ class LossFinder:
             "lr": self.lr,
             "seed": self.seed,
         }
-        reading = {**asdict(self.reading), "proxy": self.proxy_identity}
-        if self.reading.prompt_field is None:
+        reading = {**self.reading.record(), "proxy": self.proxy_identity}
+        if reading["prompt_field"] is None:
             del reading["prompt_field"]
         return {
             **arguments,
@@ -137,7 +140,7 @@ class LossFinder:
             records=search.work.records("texts"),
             backend=search.backend,
             on_done=search.on_stage("sampling", len(search.partitions)),
-            prompt_field=self.reading.prompt_field,
+            rule=self._rule(search),
         )
         # The trials take long, so texts that can never form enough clusters are refused before.
         num_distinct = len({sample.text for sample in texts})
@@ -148,6 +151,16 @@ class LossFinder:
                 "needed. Lower `skills`, or check the corpus."
             )
         return texts
+
+    def _rule(self, search: Search) -> AnswerRule:
+        """Return the rule for the texts and the answers of the corpus."""
+        fields = {mapping.messages for mapping in search.reading.mappings.values()}
+        if self.reading.chat_template is not None and len(fields) > 1:
+            raise TagsError(
+                f"the corpora have conversations in different fields, {name_some(sorted(map(str, fields)))}, and `chat_template` renders one field: give "
+                "each corpus the same `messages`."
+            )
+        return self.reading.rule(next(iter(fields)), "the corpus")
 
     def _recipe(self, reading: Reading) -> Recipe:
         return Recipe(
@@ -249,7 +262,7 @@ class LossFinder:
             "measure": self.measure,
             "guess_loss": guess,
             # Clusters without a field for the prompt keep the bytes that they had before the field existed.
-            **({} if self.reading.prompt_field is None else {"prompt_field": self.reading.prompt_field}),
+            **rule_to_json(self._rule(search)),
         }
         save_clusters(
             folder,
@@ -401,8 +414,7 @@ def train_task(texts: str, reading: Reading, recipe: Recipe, seed: int, folder: 
 
 def _encode(reading: Reading, texts: Sequence[Sequence[Any]]) -> TokenBatch:
     """Encode pairs of a text and its answers. Without answers, the reading finds the prompts."""
-    answers = [pairs_of(spans) for _, spans in texts if spans is not None]
-    return reading.encode([text for text, _ in texts], answers if len(answers) == len(texts) else None)
+    return encode(reading, [ReadableText(text, None if spans is None else pairs_of(spans)) for text, spans in texts])
 
 
 def measure_task(model: TrainedProxies, batch: TokenBatch, out: str) -> Record:
