@@ -83,7 +83,7 @@ class WholeStream(Dataset[dict[str, Any]]):
 
     The stream is endless and has no length. A training is measured in `max_steps`, and the Trainer reads the stream in order, whatever
     its `train_sampling_strategy`. `mixer.load_state_dict` moves the stream, so a loader must start at index 0 and must skip no batches.
-    With accelerate's `dispatch_batches=True` the dataset cannot notice a skip, so do not skip batches.
+    `accelerate.skip_first_batches` is refused, also with `dispatch_batches=True`.
 
     Raises:
         PolicyError: The mixer has lag=0 or a stream that ends. While reading: the indices are shuffled, skipped, divided in

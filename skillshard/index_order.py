@@ -22,11 +22,24 @@ class Reader:
         worker: Number of the loader's worker. 0: the loader has no workers.
         num_workers: Number of the loader's workers. 1: the loader has no workers.
         processes: Number of processes that take turns with the batches of one stream. 1: each process has a share of its own.
+        rank: Number of this process among the processes that take turns.
     """
 
     worker: int = 0
     num_workers: int = 1
     processes: int = 1
+    rank: int = 0
+
+    def may_begin_at(self, start: int, num: int) -> bool:
+        """Return whether the first batch of the process may begin at an index.
+
+        Rank 0 begins at index 0, whether it reads every batch or takes turns with the other ranks. Another begin of rank 0 is a skip.
+
+        Args:
+            start: First index of the batch.
+            num: Number of indices of the batch.
+        """
+        return start == 0 or (self.rank > 0 and start in range(num, self.processes * num, num))
 
 
 @dataclass(frozen=True)
@@ -73,11 +86,11 @@ def next_request(
     if np.any(steps != 1):
         return "strided" if np.all(steps > 1) and np.all(steps == steps[0]) else "shuffled"
     if last is None:
-        if resumed or reader.worker or start in range(0, reader.processes * num, num):
+        if resumed or reader.worker or reader.may_begin_at(start, num):
             return RequestedBatch(start, num)
         return "skipped"
     if start < last.start + last.num:
-        return "begun again" if start in range(0, reader.processes * num, num) else "shuffled"
+        return "begun again" if reader.may_begin_at(start, num) else "shuffled"
     # Two strides are right: with dispatch_batches=True accelerate lets one process read every batch, otherwise each rank reads only
     # its own batches and passes over the batches of the other ranks.
     turns = {reader.num_workers, reader.num_workers * reader.processes}

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 from torch.utils.data import DataLoader
 
 from skillshard.batch_losses import BatchLosses
@@ -44,7 +45,8 @@ class MixedData(LightningDataModule):
             `collate`, or `collate_blocks` for packed tokens.
 
     Raises:
-        PolicyError: The mixer has lag=0. When training begins: `step_draws` or `step_blocks` differs from the size of a step.
+        PolicyError: The mixer has lag=0. When training begins: `step_draws` or `step_blocks` differs from the size of a step, or the Trainer counts
+            epochs alone, although an epoch of the endless stream never ends.
         LedgerError: The checkpoint is of another run.
     """
 
@@ -62,6 +64,7 @@ class MixedData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         trainer = self._trainer()
+        _refuse_endless(trainer)
         refuse_other_step(
             self.stream,
             batch_size=self.batch_size,
@@ -111,6 +114,20 @@ class MixedData(LightningDataModule):
         if self.trainer is None:
             raise PolicyError("MixedData has no Trainer: give it to Trainer.fit(module, datamodule=...).")
         return self.trainer
+
+
+def _refuse_endless(trainer: Trainer) -> None:
+    """Raise PolicyError for a Trainer that would wait for the end of an epoch without end. With max_epochs=-1 the user asks for this training."""
+    has_end = trainer.max_steps != -1 or trainer.limit_train_batches not in (None, 1.0)
+    if not has_end and trainer.fit_loop.max_epochs != -1 and not _stops_in_time(trainer):
+        raise PolicyError(
+            f"the Trainer trains for {trainer.fit_loop.max_epochs} epochs, and an epoch of the endless stream never ends: give Trainer(max_steps=...)."
+        )
+
+
+def _stops_in_time(trainer: Trainer) -> bool:
+    """Return whether a Trainer has a limit of time (`max_time`)."""
+    return any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 class MixerCallback(Callback):

@@ -152,10 +152,14 @@ def dataset_of_rows(rows: StreamRows) -> "IterableDataset":
     needed("datasets", what="A stream of rows")
     from datasets import IterableDataset
 
+    from skillshard.endless_rows import EndlessRows
+
     key = secrets.token_hex(KEY_BYTES)
     _STREAMS[key] = rows
     dataset = IterableDataset.from_generator(_read, gen_kwargs={"rows": rows})
     dataset.info.description = _KEY + key
+    # `from_generator` makes an object of the base class, which has the same fields.
+    dataset.__class__ = EndlessRows
     return dataset
 
 

@@ -19,7 +19,7 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NoReturn, SupportsIndex, TypedDict, TypeVar, cast, overload
 
@@ -302,7 +302,8 @@ class StreamShare(Dataset[T], ABC):
         # Without workers, the start is checked once for each position and generation, and not for every batch.
         if get_worker_info() is None and (self._last is None or self._place() != self._last_place):
             self.stream.check_start(rank=self.rank if rank is None else rank)
-        self._check_order(positions, processes, name or type(self).__name__)
+        place = Reader(processes=processes, rank=rank or 0) if processes > 1 else Reader()
+        self._check_order(positions, place, name or type(self).__name__)
         return self.at(positions)
 
     def at(self, indices: Int[np.ndarray, " position"]) -> Sequence[T]:
@@ -335,9 +336,9 @@ class StreamShare(Dataset[T], ABC):
         """Return the stream's position of index 0, and the generation of the ledger."""
         return self._first, self.stream.generation
 
-    def _check_order(self, indices: Int[np.ndarray, " position"], processes: int, name: str) -> None:
+    def _check_order(self, indices: Int[np.ndarray, " position"], process: Reader, name: str) -> None:
         worker = get_worker_info()
-        reader = Reader(processes=processes) if worker is None else Reader(worker.id, worker.num_workers, processes)
+        reader = process if worker is None else replace(process, worker=worker.id, num_workers=worker.num_workers)
         # A DataLoader draws one base seed for each loop and gives worker i the seed base + i. The base is therefore one number for all
         # workers of a loop, and another number in the next loop: it tells the second worker of a loop apart from a second loop.
         loop = 0 if worker is None else worker.seed - worker.id

@@ -21,7 +21,7 @@ import webdataset
 from jaxtyping import Int
 from torch.utils.data import IterableDataset, get_worker_info
 
-from skillshard.errors import PolicyError
+from skillshard.errors import LengthError, PolicyError
 from skillshard.mixing.mixer import Mixer
 from skillshard.refusals import refuse_waiting
 from skillshard.torch import StreamShare
@@ -91,6 +91,30 @@ class MixedSamples(webdataset.DataPipeline, webdataset.FluidInterface):  # type:
         """Raise PolicyError: the stream is shuffled already, and the samples in the buffer would be lost at a resume."""
         raise PolicyError(
             f"{_NAME}.shuffle({size}): the stream is shuffled already, and a resume would lose the samples in the buffer. Leave the shuffle out."
+        )
+
+    def __len__(self) -> NoReturn:
+        """Raise LengthError: the stream has no length in batches, and a loader would warn about or cut at any other number."""
+        raise LengthError(
+            f"{_NAME} has no length: count optimizer steps instead, with a scheduler's total_steps=... or a loop that stops at a step. The loader ends by "
+            "itself if the stream ends (repeat=)."
+        )
+
+    def __bool__(self) -> bool:
+        return True  # without this method, `if samples:` would ask for the length
+
+    def mcached(self) -> NoReturn:
+        """Raise PolicyError: the cache would hold an endless stream in memory, and would give the first samples again."""
+        self._refuse_cache("mcached")
+
+    def lmdb_cached(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise PolicyError, as `mcached` does."""
+        self._refuse_cache("lmdb_cached")
+
+    def _refuse_cache(self, method: str) -> NoReturn:
+        raise PolicyError(
+            f"{_NAME}.{method}() keeps an endless stream and gives its first samples again: leave the cache out. The shards are on the disk already, and "
+            "ShardSet.open(..., cache=) keeps remote shards."
         )
 
     def select(self, predicate: Callable[[Any], bool], **_: Any) -> NoReturn:

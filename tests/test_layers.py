@@ -37,7 +37,7 @@ LAYERS = [
     {"policies"},
     {"mixing"},
     {"export", "fitting", "megatron"},
-    {"evaluation", "index_order", "refusals", "sent_batches", "stream_rows", "testing"},
+    {"endless_rows", "evaluation", "index_order", "refusals", "sent_batches", "stream_rows", "testing"},
     {"batch_losses", "grain", "torch"},
     {"hf", "lightning", "webdataset"},
     {"verification"},

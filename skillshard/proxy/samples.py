@@ -1,6 +1,6 @@
-"""Read samples for a proxy: from a sample to the text and the answers, and from these to tokens and targets.
+"""Read samples for a proxy: the text and the answers of a sample, and the tokens and targets of a text.
 
-Graphs, loss taggers and comparisons use these two functions. The error of a caller names the place of the sample.
+Graphs, loss taggers and comparisons use the two functions. The error of a caller names the place of the sample.
 """
 
 from collections.abc import Sequence

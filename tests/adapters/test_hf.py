@@ -3,6 +3,7 @@
 import math
 import signal
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 import transformers
 from accelerate import skip_first_batches
-from accelerate.data_loader import prepare_data_loader
-from torch.utils.data import DataLoader
+from accelerate.data_loader import DataLoaderDispatcher, prepare_data_loader
+from torch.utils.data import ConcatDataset, DataLoader, RandomSampler, random_split
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from skillshard.errors import LedgerError, LengthError, PolicyError
 from skillshard.evaluation import losses_per_skill
@@ -193,6 +195,7 @@ def test_batches_skipped_after_a_resume_are_refused(
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     size = BATCH if split_batches else BATCH * processes
     for rank in range(processes):
+        monkeypatch.setenv("RANK", str(rank))
         mixer = measured_mixer(shards, tmp_path, step_draws=size, round_draws=10_000)
         mixer.load_state_dict(mixer.state_dict(step=20))
         loader = prepared(mixer, workers=workers, processes=processes, rank=rank, split_batches=split_batches)
@@ -209,6 +212,33 @@ def test_batches_skipped_after_a_resume_are_refused(
             assert batch["draw"].tolist() == list(range(first, first + own))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_batches_skipped_after_a_resume_are_refused_with_dispatched_batches(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, processes: int
+) -> None:
+    """Process 0 reads the batches of all processes. A skip of one batch begins where the share of process 1 would begin without dispatch."""
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.setenv("RANK", "0")
+    mixer = measured_mixer(shards, tmp_path, step_draws=BATCH * processes, round_draws=10_000)
+    mixer.load_state_dict(mixer.state_dict(step=20))
+    inner = DataLoader(WholeStream(mixer), batch_size=BATCH, num_workers=workers, collate_fn=collate)
+    loader = DataLoaderDispatcher(
+        inner.dataset, batch_sampler=inner.batch_sampler, num_workers=workers, collate_fn=collate
+    )
+    for skipped in (1, processes, 20):
+        # The loader that process 0 reads, without the exchange with other processes, which are not there.
+        skipping = skip_first_batches(loader, skipped).base_dataloader
+        with pytest.raises(
+            PolicyError, match=r"WholeStream for indices .* first.*leave accelerate\.skip_first_batches"
+        ):
+            next(iter(skipping))
+    mixer.load_state_dict(mixer.state_dict(step=20))
+    first = 20 * BATCH * processes
+    for number, batch in zip(range(4), loader.base_dataloader, strict=False):
+        assert batch["draw"].tolist() == list(range(first + number * BATCH, first + (number + 1) * BATCH))
+
+
 def test_a_second_loop_over_the_whole_stream_is_refused(shards: ShardSet, tmp_path: Path) -> None:
     """A training by epochs has a second loop, which would see the samples of the first loop."""
     mixer = measured_mixer(shards, tmp_path, step_draws=BATCH, round_draws=10_000)
@@ -220,7 +250,21 @@ def test_a_second_loop_over_the_whole_stream_is_refused(shards: ShardSet, tmp_pa
 
 def test_the_whole_stream_has_no_length(shards: ShardSet, tmp_path: Path) -> None:
     stream = WholeStream(measured_mixer(shards, tmp_path, step_draws=BATCH))
-    for ask in (len, list, lambda given: len(DataLoader(given, batch_size=BATCH))):
+    asking: list[Callable[[Any], Any]] = [
+        len,
+        list,
+        lambda given: len(DataLoader(given, batch_size=BATCH)),
+        lambda given: len(prepare_data_loader(DataLoader(given, batch_size=BATCH), put_on_device=False)),
+        lambda given: len(
+            prepare_data_loader(DataLoader(given, batch_size=BATCH), put_on_device=False, dispatch_batches=True)
+        ),
+        lambda given: DataLoader(given, batch_size=BATCH, shuffle=True),
+        lambda given: RandomSampler(given),
+        lambda given: random_split(given, [0.9, 0.1]),
+        lambda given: ConcatDataset([given, given]),
+        lambda given: LengthGroupedSampler(BATCH, dataset=given, model_input_name="text"),
+    ]
+    for ask in asking:
         with pytest.raises(LengthError, match=r"^WholeStream"):
             ask(stream)
     with pytest.raises(PolicyError, match=r"WholeStream\[-1\]: an index is a whole number"):

@@ -113,9 +113,13 @@ def test_a_training_that_died_before_its_first_checkpoint_begins_again(shards: S
 
 
 def short_trainer(mixer: Mixer, steps: int) -> Trainer:
+    return trainer_with(mixer, max_steps=steps)
+
+
+def trainer_with(mixer: Mixer, **limits: Any) -> Trainer:
     return Trainer(
         accelerator="cpu",
-        max_steps=steps,
+        **limits,
         callbacks=[MixerCallback(mixer, lambda one: losses_at(one.global_step), every_steps=5)],
         logger=False,
         enable_checkpointing=False,
@@ -154,6 +158,29 @@ def test_what_does_not_fit_is_refused_with_a_sentence(shards: ShardSet, tmp_path
         fit(live_mixer(shards, tmp_path / "rare", step_draws=STEP_DRAWS, round_draws=16), tmp_path / "kept", steps=2)
     with pytest.raises(PolicyError, match="MixedData has no Trainer"):
         MixedData(live_mixer(shards, tmp_path / "alone", step_draws=STEP_DRAWS), batch_size=BATCH).train_dataloader()
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_epochs": 3}])
+def test_a_trainer_that_counts_epochs_alone_is_refused(
+    shards: ShardSet, tmp_path: Path, limits: dict[str, int]
+) -> None:
+    """An epoch of the endless stream never ends, so `max_epochs` would never be reached."""
+    mixer = live_mixer(shards, tmp_path, step_draws=BATCH)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning says that max_epochs was not set
+        with pytest.raises(PolicyError, match=r"an epoch of the endless stream never ends: give Trainer\(max_steps="):
+            trainer_with(mixer, **limits).fit(Module(), datamodule=MixedData(mixer, batch_size=BATCH))
+    assert mixer.num_rounds == 0
+
+
+@pytest.mark.parametrize("limits", [{"max_epochs": 1, "limit_train_batches": 3}, {"max_time": "00:00:01:00", "limit_train_batches": 2, "max_epochs": 1}])  # fmt: skip
+def test_a_trainer_with_another_limit_than_steps_is_served(
+    shards: ShardSet, tmp_path: Path, limits: dict[str, Any]
+) -> None:
+    mixer = live_mixer(shards, tmp_path, step_draws=BATCH)
+    module = Module()
+    trainer_with(mixer, **limits).fit(module, datamodule=MixedData(mixer, batch_size=BATCH))
+    assert sorted(module.seen) == list(range(1, limits["limit_train_batches"] + 1))
 
 
 def test_packed_tokens_that_do_not_fit_are_refused_with_a_sentence(blocks: Source, tmp_path: Path) -> None:

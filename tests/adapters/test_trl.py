@@ -2,15 +2,20 @@
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from accelerate.data_loader import prepare_data_loader
 from datasets import IterableDataset
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, random_split
+from transformers import TrainingArguments
+from transformers.trainer_utils import has_length
 
 from skillshard.corpus import Corpus, FieldMapping
-from skillshard.errors import FieldError, PolicyError
+from skillshard.errors import FieldError, LengthError, PolicyError
 from skillshard.hf import MixerCallback, WholeStream, sft_dataset
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
@@ -127,6 +132,44 @@ def test_looking_at_rows_decides_no_round_ahead(chats: Source, tmp_path: Path) -
     with pytest.raises(PolicyError, match=r"^16 rows of the stream were read before the training began.*MixerCallback"):
         for _ in range(20):
             next(iter(rows))
+
+
+def test_rows_have_no_length_and_every_reader_that_wants_one_gets_a_sentence_at_once(
+    chats: Source, tmp_path: Path
+) -> None:
+    Logging.log = tmp_path / "log"
+    mixer = Mixer(ShardSet.open(chats.shards), stratified(), ledger=tmp_path / "run", round_draws=8, step_draws=8)
+    rows = sft_dataset(mixer)
+    asking: list[Callable[[Any], Any]] = [
+        len,
+        lambda rows: len(DataLoader(rows, batch_size=2)),
+        lambda rows: len(prepare_data_loader(DataLoader(rows, batch_size=2), put_on_device=False)),
+        lambda rows: RandomSampler(rows),
+        lambda rows: SequentialSampler(rows).__len__(),
+        lambda rows: random_split(rows, [0.9, 0.1]),
+    ]
+    for ask in asking:
+        with pytest.raises(LengthError, match=r"^sft_dataset\(\.\.\.\) has no length.*SFTConfig\(max_steps="):
+            ask(rows)
+    assert rows and not has_length(rows) and isinstance(rows, IterableDataset)
+    with pytest.raises(ValueError, match="max_steps"):  # the Trainer's own sentence
+        trainer(mixer, tmp_path / "out", "text", steps=-1)
+    # A walk, a shuffle and a sampler by length read ahead, and are refused after a few rows.
+    for walk in (list, lambda rows: next(iter(rows.shuffle(buffer_size=100))), lambda rows: next(iter(rows.skip(100)))):
+        with pytest.raises(PolicyError, match=r"^16 rows of the stream were read before the training began"):
+            walk(sft_dataset(mixer))
+    assert mixer.num_rounds <= 4
+
+
+def test_a_strategy_by_length_is_refused_for_rows(chats: Source, tmp_path: Path) -> None:
+    Logging.log = tmp_path / "log"
+    strategy = (
+        {"train_sampling_strategy": "group_by_length"}
+        if "train_sampling_strategy" in TrainingArguments.__dataclass_fields__
+        else {"group_by_length": True}
+    )
+    with pytest.raises(PolicyError, match=r"group_by_length', which needs the length of every sample"):
+        trainer(stream_of(chats, tmp_path, "pairs", 1), tmp_path, "pairs", steps=3, **strategy).train()
 
 
 def test_what_does_not_fit_is_refused_with_a_sentence(chats: Source, tmp_path: Path) -> None:

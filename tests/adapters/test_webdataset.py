@@ -2,14 +2,16 @@
 
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import webdataset
+from torch.utils.data import DataLoader, RandomSampler, random_split
 
-from skillshard.errors import LedgerError, PolicyError, RoundError
+from skillshard.errors import LedgerError, LengthError, PolicyError, RoundError
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import stratified
 from skillshard.shards.read import ShardSet
@@ -134,6 +136,20 @@ def test_an_order_or_a_size_that_would_lose_samples_is_refused(shards: ShardSet,
     samples = MixedSamples(mixer, batch_size=BATCH).map(text_and_draw)
     with pytest.raises(PolicyError, match=r"^MixedSamples\.shuffle\(100\): the stream is shuffled already"):
         samples.shuffle(100)
+    for cache in (samples.mcached, lambda: samples.lmdb_cached(str(tmp_path / "cache"))):
+        with pytest.raises(PolicyError, match=r"cached\(\) keeps an endless stream and gives its first samples again"):
+            cache()
+    asking: list[Callable[[Any], Any]] = [
+        len,
+        lambda samples: len(DataLoader(samples, batch_size=None)),
+        lambda samples: len(samples.batched(BATCH)),
+        lambda samples: RandomSampler(samples),
+        lambda samples: random_split(samples, [0.9, 0.1]),
+    ]
+    for ask in asking:
+        with pytest.raises(LengthError, match=r"^MixedSamples has no length: count optimizer steps"):
+            ask(samples)
+    assert samples and samples.batched(BATCH)
     with pytest.raises(PolicyError, match=r"^MixedSamples\.select\(\) leaves samples out.*8 draws for each batch"):
         samples.select(bool)
     with pytest.raises(PolicyError, match=r"^MixedSamples\.rsample\(\) leaves samples out"):

@@ -29,9 +29,17 @@ def test_batches_in_the_order_of_the_stream_are_let_through(
 ) -> None:
     rank, worker = data.draw(st.integers(0, processes - 1)), data.draw(st.integers(0, num_workers - 1))
     starts = begins(num, num_workers, processes, rank, worker, 5)
-    assert isinstance(asks(starts, num, Reader(worker, num_workers, processes)), RequestedBatch)
+    assert isinstance(asks(starts, num, Reader(worker, num_workers, processes, rank)), RequestedBatch)
     dispatched = begins(num, num_workers, 1, 0, worker, 5)
     assert isinstance(asks(dispatched, num, Reader(worker, num_workers, processes)), RequestedBatch)
+
+
+@given(num=SIZES, num_workers=COUNTS, processes=COUNTS, skipped=st.integers(1, 9))
+def test_a_skip_of_any_number_of_batches_by_the_rank_that_reads_all_batches_is_refused(
+    num: int, num_workers: int, processes: int, skipped: int
+) -> None:
+    """With dispatch_batches=True, rank 0 reads every batch. A skip of fewer batches than processes would look like the begin of another rank."""
+    assert asks([skipped * num], num, Reader(0, num_workers, processes)) == "skipped"
 
 
 @given(num=SIZES, num_workers=COUNTS, processes=COUNTS, skipped=st.integers(1, 50), data=st.data())
@@ -39,7 +47,7 @@ def test_a_beginning_after_the_first_batch_of_all_processes_is_refused_unless_re
     num: int, num_workers: int, processes: int, skipped: int, data: st.DataObject
 ) -> None:
     rank = data.draw(st.integers(0, processes - 1))
-    reader = Reader(0, num_workers, processes)
+    reader = Reader(0, num_workers, processes, rank)
     start = (skipped * processes + rank) * num
     assert asks([start], num, reader) == "skipped"
     starts = [start + number * num_workers * processes * num for number in range(3)]
@@ -62,7 +70,7 @@ def test_a_stream_that_begins_again_is_noticed(
 ) -> None:
     rank = data.draw(st.integers(0, processes - 1))
     starts = begins(num, num_workers, processes, rank, 0, batches)
-    assert asks([*starts, starts[0]], num, Reader(0, num_workers, processes)) == "begun again"
+    assert asks([*starts, starts[0]], num, Reader(0, num_workers, processes, rank)) == "begun again"
 
 
 @given(st.permutations(range(6)), st.integers(0, 100))
