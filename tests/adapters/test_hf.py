@@ -256,7 +256,7 @@ def test_the_whole_stream_has_no_length(shards: ShardSet, tmp_path: Path) -> Non
         lambda given: len(DataLoader(given, batch_size=BATCH)),
         lambda given: len(prepare_data_loader(DataLoader(given, batch_size=BATCH), put_on_device=False)),
         lambda given: len(
-            prepare_data_loader(DataLoader(given, batch_size=BATCH), put_on_device=False, dispatch_batches=True)
+            prepare_data_loader(DataLoader(given, batch_size=BATCH), put_on_device=True, dispatch_batches=True)
         ),
         lambda given: DataLoader(given, batch_size=BATCH, shuffle=True),
         lambda given: RandomSampler(given),

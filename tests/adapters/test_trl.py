@@ -31,7 +31,7 @@ from tests.adapters.trainers import SKILLS, expected_items, live_mixer, losses_a
 from tests.conftest import HERE, write_corpus
 
 pytest.importorskip("trl", reason="TRL needs newer releases of its requirements than the lowest ones of skillshard")
-from tests.adapters.trl_trainer import chat_tokenizer, stream_of, trainer
+from tests.adapters.trl_trainer import MARKED, chat_tokenizer, stream_of, trainer
 
 STEPS = 12
 STEP_DRAWS = BATCH * ACCUMULATED
@@ -98,6 +98,15 @@ def resumed(source: Source, folder: Path, kind: str) -> list[list[Any]]:
 @pytest.mark.parametrize("kind", ["chat", "pairs"])
 def test_a_resume_from_a_checkpoint_goes_on_with_the_next_draw(chats: Source, tmp_path: Path, kind: str) -> None:
     assert resumed(chats, tmp_path, kind) == spoken(chats, tmp_path / "reference", kind)
+
+
+def test_only_the_turns_of_the_assistant_are_learned_if_the_template_marks_them(chats: Source, tmp_path: Path) -> None:
+    Logging.log = tmp_path / "rank-0.jsonl"
+    stream = stream_of(chats, tmp_path / "run", "chat", 1)
+    trainer(stream, tmp_path, "chat", steps=2, template=MARKED, assistant_only_loss=True).train()
+    expected = spoken(chats, tmp_path / "reference", "chat")[:2]
+    learned = [[[text, text.split("<assistant>")[1]] for text, _ in step] for step in expected]
+    assert trained(tmp_path, world_size=1, accumulated=ACCUMULATED) == learned
 
 
 def test_packed_blocks_of_ours_are_trained_as_they_are(blocks: Source, tmp_path: Path) -> None:

@@ -24,11 +24,16 @@ COLUMNS = {
 }
 TEMPLATE = "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{{ eos_token }}{% endfor %}"
 """A chat template without a mark for the assistant's tokens, as most models have."""
+MARKED = (
+    "{% for message in messages %}<{{ message['role'] }}>{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}{{ eos_token }}"
+    "{% endgeneration %}{% else %}{{ message['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+"""The same chat template with the mark, which TRL needs for `assistant_only_loss`."""
 
 
-def chat_tokenizer() -> PreTrainedTokenizerFast:
+def chat_tokenizer(template: str = TEMPLATE) -> PreTrainedTokenizerFast:
     tokenizer = byte_tokenizer()
-    tokenizer.eos_token, tokenizer.chat_template = "!", TEMPLATE
+    tokenizer.eos_token, tokenizer.chat_template = "!", template
     return tokenizer
 
 
@@ -58,6 +63,7 @@ def trainer(
     steps: int,
     kill_at: int = 0,
     callbacks: list[Any] | None = None,
+    template: str = TEMPLATE,
     **arguments: Any,
 ) -> SFTTrainer:
     shown: list[SFTTrainer] = []
@@ -79,7 +85,7 @@ def trainer(
             model=tiny(),
             args=config,
             train_dataset=sft_dataset(stream, columns=COLUMNS[kind]),
-            processing_class=chat_tokenizer(),
+            processing_class=chat_tokenizer(template),
             callbacks=[callback, Steps(Logging.log, kill_at)] if callbacks is None else callbacks,
         )
     )
