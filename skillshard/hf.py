@@ -166,7 +166,8 @@ def causal_lm_collator(
     """Make a `data_collator` for next-token training. Texts are cut at `max_tokens` and padded on the right, and padding is not learned.
 
     Args:
-        tokenizer: Hugging Face tokenizer. A tokenizer without a padding token pads with the end token, since padding is masked.
+        tokenizer: Hugging Face tokenizer. A tokenizer without a padding token pads with the end token, since padding is masked. None: the corpus
+            was tokenized already.
         max_tokens: Number of tokens read of a text: the first tokens, or, where prompts are masked, the last tokens up to
             the end of the last answer.
         fixed_length: Pad to `max_tokens`, not to the longest text of the batch. accelerate's `dispatch_batches=True` needs
@@ -299,7 +300,7 @@ def causal_lm_loss(model: nn.Module, tokenizer: Any, *, max_tokens: int, special
     Args:
         model: Model that takes `input_ids` and `attention_mask` and gives `logits`. The loss is measured in `eval()` mode,
             without gradients.
-        tokenizer: Hugging Face tokenizer, which needs no padding token.
+        tokenizer: Hugging Face tokenizer, which needs no padding token. None: the corpus was tokenized already.
         max_tokens: Number of tokens read of a text, as in `causal_lm_collator`.
         special_tokens: Whether the tokenizer adds its special tokens to texts with answers. False for `rendered_chats`, whose texts hold the special tokens already.
     """
@@ -348,6 +349,8 @@ def _padded(tokenizer: Any, texts: Sequence[ReadText], length: int | None) -> _P
 
 def _padding(tokenizer: Any) -> int:
     """Return an id for padding. Padding is masked, so any id of the vocabulary will do: GPT-2, for example, has no padding token."""
+    if tokenizer is None:
+        return 0
     candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(int(token) for token in candidates if token is not None)
 

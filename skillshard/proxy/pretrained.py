@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from skillshard.corpus.template import Span
+from skillshard.corpus.token_ids import ids_of_text, offsets_of_text
 from skillshard.errors import ProxyError
 from skillshard.extras import needed
 from skillshard.loss import IGNORE, answer_tokens, no_answer, predicted_tokens
@@ -64,7 +65,8 @@ def read_tokens(
     Graphs, loss taggers, collators and reported losses share this function, so that their losses are comparable.
 
     Args:
-        tokenizer: Hugging Face tokenizer. With answers, the tokenizer must be fast, because a fast tokenizer gives the positions of tokens.
+        tokenizer: Hugging Face tokenizer. With answers, the tokenizer must be fast, because a fast tokenizer gives the positions of tokens. None:
+            the corpus was tokenized already, and the texts are ids (`skillshard.ids_of_text`).
         texts: Texts to read.
         max_tokens: Number of tokens to read of a text. With answers these are the last tokens up to the end of the last answer.
             Without answers these are the first tokens.
@@ -73,16 +75,24 @@ def read_tokens(
 
     Raises:
         ProxyError: Answers are given, and the tokenizer is not fast.
+        CorpusError: No tokenizer is given, and a text is no list of ids.
     """
     if answers is None:
         return [_whole(ids[:max_tokens]) for ids in _ids(tokenizer, texts)]
     refuse_slow(tokenizer)
-    encoded = tokenizer(list(texts), return_offsets_mapping=True, add_special_tokens=special_tokens)
-    rows = zip(texts, encoded["input_ids"], encoded["offset_mapping"], answers, strict=True)
-    return [_masked(text, ids, offsets, spans, max_tokens) for text, ids, offsets, spans in rows]
+    offsets: Sequence[Any]
+    if tokenizer is None:
+        all_ids, offsets = _ids(None, texts), [offsets_of_text(text) for text in texts]
+    else:
+        encoded = tokenizer(list(texts), return_offsets_mapping=True, add_special_tokens=special_tokens)
+        all_ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    rows = zip(texts, all_ids, offsets, answers, strict=True)
+    return [_masked(text, ids, places, spans, max_tokens) for text, ids, places, spans in rows]
 
 
 def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    if tokenizer is None:
+        return [ids_of_text(text) for text in texts]
     ids: list[list[int]] = tokenizer(list(texts))["input_ids"]
     return ids
 
@@ -110,7 +120,7 @@ def refuse_slow(tokenizer: Any) -> None:
     Raises:
         ProxyError: The tokenizer is not fast.
     """
-    if not tokenizer.is_fast:
+    if tokenizer is not None and not tokenizer.is_fast:
         raise ProxyError(
             f"the tokenizer {type(tokenizer).__name__} is not a fast tokenizer. Only a fast tokenizer gives the positions of tokens in the text, "
             "which are needed to mask prompts. Open the tokenizer with AutoTokenizer.from_pretrained(..., use_fast=True)."

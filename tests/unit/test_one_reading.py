@@ -12,18 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from skillshard import taggers
+from skillshard.batch_losses import losses_from_batch
 from skillshard.comparison.compare import compare_policies
 from skillshard.corpus import ANSWER_SPANS, Corpus, FieldMapping
 from skillshard.errors import SkillshardError
 from skillshard.evaluation import losses_per_skill
 from skillshard.graph.edges import EdgeRule
 from skillshard.graph.learn import learn_graph
-from skillshard.hf import causal_lm_collator, rendered_chats
-from skillshard.loss import LossKind
+from skillshard.hf import causal_lm_collator, causal_lm_loss, rendered_chats
+from skillshard.loss import LossKind, Reduction
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import stratified
@@ -204,6 +206,56 @@ def test_graphs_loss_taggers_and_comparisons_read_the_kept_ids(
     read_by_proxies.clear()
     again = taggers.tag_corpus(corpus_of(shards), open_loss_tagger(tmp_path / "tags"), tmp_path / "again", backend=HERE)
     assert again.manifest.num_tagged == 40 and read_by_proxies == reference
+
+
+@pytest.mark.parametrize("reduction", ["per_sample", "per_token"])
+def test_held_out_ids_have_the_losses_of_their_blocks_and_of_their_texts(
+    reduction: Reduction, shards: ShardSet, model: Path, tmp_path: Path
+) -> None:
+    """The rendered conversations as a corpus of ids and labels, with the same samples in train and in holdout."""
+    reference = expected(shards, model, WAYS["chat template"], tmp_path / "T")
+    rows = [
+        {"id": f"{number}", "kind": "a", "ids": list(ids), "labels": row}
+        for number, (ids, row) in enumerate(reference.items())
+    ]
+    (tmp_path / "ids.jsonl").write_bytes(lines(rows))
+    network = GPT2LMHeadModel.from_pretrained(model).eval()
+    mapping = FieldMapping(token_ids="ids", token_labels="labels", vocab_size=network.config.vocab_size)
+    corpus = Corpus.open(tmp_path / "ids.jsonl", fields=mapping)
+    tags = taggers.tag_corpus(corpus, taggers.metadata("kind"), tmp_path / "tags", backend=HERE)
+    own = write_shards(corpus, tags, tmp_path / "shards", holdout=0.0, backend=HERE)
+    of_ids = losses_per_skill(
+        causal_lm_loss(network, None, max_tokens=WINDOW), own.train, max_samples=50, batch_size=4, reduction=reduction,
+        prompt_field=ANSWER_SPANS,
+    )["a"]  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
+    rendered = (
+        rendered_chats({**shards.train}, tokenizer, messages="chat"),
+        rendered_chats({**shards.holdout}, tokenizer, messages="chat"),
+    )
+    texts = {"a": [sample for split in rendered for part in split.values() for sample in part]}
+    of_texts = losses_per_skill(
+        causal_lm_loss(network, tokenizer, max_tokens=WINDOW, special_tokens=False), texts, max_samples=50, batch_size=4,
+        reduction=reduction, prompt_field=ANSWER_SPANS,
+    )["a"]  # fmt: skip
+    kind = LossKind(reduction=reduction, prompt_field=ANSWER_SPANS)
+    mixer = Mixer(
+        own, stratified(), ledger=tmp_path / "run", round_draws=40, loss=kind, measured_on="training", step_draws=8
+    )
+    tokens = write_tokens(own, None, tmp_path / "U", backend=HERE)
+    blocks = PackedTokens(mixer, tokens, block_tokens=WINDOW, separator=None, packing="one").batch(0, 40)
+    with torch.inference_mode():
+        logits = network(input_ids=torch.from_numpy(blocks.input_ids.astype(np.int64))).logits
+    of_blocks = losses_from_batch(
+        mixer, torch.from_numpy(blocks.skill.astype(np.int64)), torch.from_numpy(blocks.labels), logits=logits
+    )["a"]
+    assert of_ids.num_samples == of_texts.num_samples == of_blocks.num_samples == 40
+    assert of_ids.num_tokens == of_texts.num_tokens == of_blocks.num_tokens
+    # Batches of other lengths differ in the last bits.
+    assert of_ids.mean == pytest.approx(of_texts.mean, rel=1e-5) and of_ids.mean == pytest.approx(
+        of_blocks.mean, rel=1e-5
+    )
+    assert of_ids.standard_error == pytest.approx(of_blocks.standard_error, rel=1e-4)
 
 
 @pytest.mark.parametrize("verb", ["graph", "compare", "loss"])
