@@ -42,6 +42,15 @@ def go_on(
         ),
     ] = None,
     *,
+    old_tokens: Annotated[
+        str | None,
+        typer.Option(
+            "--old-tokens",
+            metavar="TOKENS",
+            help="Tokens of RUN, if its blocks were packed by best-fit and --state lies inside a round.",
+            show_default="none are needed",
+        ),
+    ] = None,
     shards: Annotated[
         str | None,
         typer.Option(
@@ -92,9 +101,12 @@ def go_on(
     from skillshard.mixing.policy_file import policy_given
     from skillshard.mixing.records import open_records
     from skillshard.mixing.steps import Steps
+    from skillshard.shards.token_set import TokenSet
 
     if [draw, step, state].count(None) != 2:
         raise typer.BadParameter("give either --draw, --step or --state.", param_hint="--draw")
+    if state is None:
+        Verb.given.refuse(["old_tokens"], "belongs to --state")
     if step is None:
         Verb.given.refuse(["step_draws"], "belongs to --step")
     if shards is None:
@@ -102,16 +114,27 @@ def go_on(
     refuse_nested(out, [run])
     old = DirectoryLedger(run)
     records = open_records(old)
+    saved = None
     if state is not None:
         from skillshard.mixing.state import place_of_state
         from skillshard.storage import read_json
 
-        draw, step = place_of_state(old, read_json(state))
+        saved = place_of_state(old, read_json(state))
+        draw, step = saved.draw, saved.step
     elif draw is None:
         assert step is not None
         draw = draw_after(records, step, step_draws)
     stretches = [_stretch(text) for text in skip or []]
-    handover = hand_over(old, draw=draw, step=step, restart=restart or [], skip=stretches, records=records)
+    handover = hand_over(
+        old,
+        draw=draw,
+        step=step,
+        restart=restart or [],
+        skip=stretches,
+        records=records,
+        saved=saved,
+        tokens=None if old_tokens is None else TokenSet.open(old_tokens),
+    )
     known = None
     beginning = None
     if shards is not None:

@@ -51,6 +51,7 @@ from skillshard.mixing.place_records import (
 )
 from skillshard.mixing.positions import (
     advanced,
+    after_skip,
     ahead_in,
     beginnings,
     grown,
@@ -60,12 +61,14 @@ from skillshard.mixing.positions import (
     untouched,
 )
 from skillshard.mixing.records import Records, counted_at, open_records, round_up_to
+from skillshard.mixing.seen_draws import SavedPlace, refuse_inside_blocks, seen_draws
 from skillshard.mixing.skipping import Stretch, given_stretches, skipped_part
 from skillshard.mixing.steps import Steps
 from skillshard.policies.policy import Observation, Policy, RunFacts, State, check_losses, in_draws
 from skillshard.printable import counted
 from skillshard.shards.manifest import ShardColumns, ShardColumns2
 from skillshard.shards.read import ShardSet
+from skillshard.shards.token_set import TokenSet
 
 BEFORE_NOTE = "beside/before.json"
 """Name of the note on the place of the ledger of the run before, beside the records of a run."""
@@ -98,6 +101,8 @@ def hand_over(
     restart: Collection[str] = (),
     skip: Sequence[Stretch] = (),
     records: Records | None = None,
+    saved: SavedPlace | None = None,
+    tokens: TokenSet | None = None,
 ) -> HandoverRecord:
     """Collect everything that a run leaves at a draw to the run that continues it.
 
@@ -108,10 +113,13 @@ def hand_over(
         restart: Skills that begin again although their samples may have been drawn.
         skip: Stretches of the run's draws that the new run skips, as for `skillshard.mixing.skipping.skipped_part`.
         records: Records of the generation that counts. None: the newest generation.
+        saved: Place of the saved state that gave the draw. None: the draw was given as a number.
+        tokens: Tokens of the run, for a saved state inside a round that was packed by best-fit.
 
     Raises:
         LedgerError: The ledger holds no run, a record is damaged, the run has not decided the draw or a skipped stretch, or a stretch begins
-            before the draw.
+            before the draw. Another cause is a draw inside a round that was packed by best-fit, without a saved state.
+        TokensError: The tokens are required and missing, or are other tokens.
         PolicyError: A stretch is no first draw, number of draws and reason, or two stretches overlap.
     """
     records = open_records(ledger) if records is None else records
@@ -127,11 +135,21 @@ def hand_over(
     observations, num_unread = _last_observations(records, draw, newest)
     state = None if run.continues is None else run.continues.policy_state
     weights = None if run.continues is None else run.continues.weights_before
-    # Absent skills follow the skills of the run, and no draw moves them.
-    after = [advanced(start, num, run.seed) for start, num in zip(starts, drawn, strict=False)] + starts[len(drawn) :]
+    consumed, first_skipped = None, draw
+    if newest is not None and draw < newest.first_draw + newest.num_draws:
+        consumed = None if saved is None else saved.consumed
+        refuse_inside_blocks(ledger, newest, draw, saved)
+    if newest is not None and consumed is not None:
+        parts = seen_draws(run, newest, draw, consumed, tokens)
+        begun = [advanced(start, num, run.seed) for start, num in zip(starts, newest.drawn_before, strict=False)]
+        after = [after_skip(start, own, run.seed) for start, own in zip(begun, parts, strict=True)]
+        first_skipped = newest.first_draw + newest.num_draws
+    else:
+        after = [advanced(start, num, run.seed) for start, num in zip(starts, drawn, strict=False)]
+    after += starts[len(drawn) :]  # absent skills follow the skills of the run, and no draw moves them
     open_skips, skipped = skips_in(after, open_skips_of(run)), None
     if skip:
-        skipped = skipped_part(records, skip, draw=draw, before=after, earlier=open_skips)
+        skipped = skipped_part(records, skip, draw=first_skipped, before=after, earlier=open_skips)
         after = standings_after(skipped)
         open_skips = skips_in(after, open_skips)
     ahead = ahead_in(after)
@@ -152,7 +170,9 @@ def hand_over(
         measured_on=run.measured_on,
         observations=observations,
         num_unread=num_unread,
-        last_skill=_last_skill(records, newest, draw, [start.place.label for start in starts]),
+        last_skill=None
+        if consumed is not None
+        else _last_skill(records, newest, draw, [start.place.label for start in starts]),
         restart=sorted(restart),
     )
     fields = _fields_of(handover)

@@ -318,6 +318,7 @@ class Mixer:
         repeat: str | None = None,
         unit: str | None = None,
         tokens: TokenSet | None = None,
+        old_tokens: TokenSet | None = None,
         loss: LossKind | None = None,
         measured_on: str | None = None,
         initial_losses: bool | None = None,
@@ -354,10 +355,11 @@ class Mixer:
                 count as seen: the positions and passes of their skills move on, and the new run does not give the samples in these
                 epochs. The record of the new run lists the stretches.
             round_draws: As for `Mixer`. None: the value of the other run. The same holds for `seed`, `lag`, `repeat`, `unit` and `loss`.
+            old_tokens: Tokens of the other run, for a state inside a round that was packed by best-fit. None: `tokens`.
             step_draws: As for `Mixer`, and so are all further arguments.
 
         Raises:
-            LedgerError: The other run has not decided the draw or a stretch to skip, the state is of another run, or the new ledger holds
+            LedgerError: The other run has not decided the draw or a stretch to skip, the draw lies inside a round that was packed by best-fit, the state is of another run, or the new ledger holds
                 another run.
             ShardError: A skill was split, merged or tagged anew and is not named in `restart`.
             PolicyError, TokensError, FieldError: As for `Mixer`.
@@ -370,14 +372,24 @@ class Mixer:
         run = open_records(before).run
         if (state is None) == (draw is None):
             raise PolicyError("continue_from needs the place in the stream: give either state=STATE or draw=DRAW.")
+        saved = None
         if state is not None:
-            draw, saved_step = place_of_state(before, state)
-            step = saved_step if step is None else step
+            saved = place_of_state(before, state)
+            draw, step = saved.draw, saved.step if step is None else step
         assert draw is not None
         whole_number("draw", draw)
         if step is not None:
             whole_number("step", step)
-        put_handover(own, hand_over(before, draw=operator.index(draw), step=step, restart=restart, skip=skip))
+        handover = hand_over(
+            before,
+            draw=operator.index(draw),
+            step=step,
+            restart=restart,
+            skip=skip,
+            saved=saved,
+            tokens=tokens if old_tokens is None else old_tokens,
+        )
+        put_handover(own, handover)
         note_before(own, before)
         return cls(
             shards,

@@ -134,11 +134,6 @@ class PackedTokens:
                 "Mixer(lag=0) begins a round only after the losses at the end of the previous round. A block that reaches over the end of a "
                 "round would wait for losses that the trainer measures after the block. Use lag=1 (default) or 'live' with packed tokens."
             )
-        if mixer.run.continues is not None and packing == "best-fit":
-            raise PolicyError(
-                f"the run of {mixer.ledger} continues another run from draw {mixer.first_draw:,}, and packing='best-fit' cannot continue another run yet: "
-                "give another packing, or begin a new run."
-            )
         if mixer.lag == 0 and mixer.policy.reads_losses and packing == "best-fit":
             raise PolicyError(
                 "Mixer(lag=0) begins a round only after the losses at the end of the previous round. With packing='best-fit' each round has another "
@@ -391,7 +386,7 @@ class PackedTokens:
 
     def _round_blocks(self, block: int) -> int | None:
         """Return the number of blocks up to `block` in the round of the last of these blocks. Return None unless the packing is best-fit."""
-        if self.packing != "best-fit" or block == 0:
+        if self.packing != "best-fit" or block <= self._begin.block:
             return 0 if self.packing == "best-fit" else None
         packed = self._rounds.at(block * self.block_tokens - 1)
         first = self._packing.places_before(self.mixer.num_rounds - 1) if packed is None else packed.first
@@ -518,7 +513,7 @@ class PackedTokens:
     def _stand_at(self, block: int, step: int | None, round_blocks: int | None = None) -> None:
         resumed = None
         if round_blocks is not None:
-            number = max(0, self.mixer.draw - 1) // self.mixer.round_draws
+            number = max(0, self.mixer.draw - self.mixer.first_draw - 1) // self.mixer.round_draws
             resumed = number, (block - round_blocks) * self.block_tokens
         self._rounds.resume(resumed)
         self._mixer_draw = self.mixer.draw

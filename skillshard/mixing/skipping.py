@@ -33,7 +33,7 @@ def skipped_part(
     Args:
         records: Records of the run before.
         skip: Stretches of its stream, at least one.
-        draw: Draw from which the new run continues.
+        draw: Draw up to which the model has seen draws.
         before: Where each skill stands at this draw.
         earlier: Skips of earlier runs in the open epochs, the oldest first.
 
@@ -45,8 +45,8 @@ def skipped_part(
     for first, num, why in checked_stretches(skip):
         if first < draw:
             raise LedgerError(
-                f"the skipped stretch from draw {first:,} on begins before draw {draw:,}, from which the new run continues, and the model has seen these "
-                f"draws: give a stretch from draw {draw:,} on, or continue from an earlier checkpoint."
+                f"the skipped stretch from draw {first:,} on begins before draw {draw:,}, up to which the model has seen draws: give a stretch from draw "
+                f"{draw:,} on, or continue from an earlier checkpoint."
             )
         starts, stops = (_drawn_before(records, end) for end in (first, first + num))
         draws = [

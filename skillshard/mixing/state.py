@@ -7,8 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard.canonical import first_fault
 from skillshard.errors import LedgerError
-from skillshard.mixing.ledger import Ledger
+from skillshard.mixing.ledger import BlockUnit, Ledger
 from skillshard.mixing.records import open_records
+from skillshard.mixing.seen_draws import ConsumedBlocks, SavedPlace
 from skillshard.mixing.stream import LAST_DRAW
 
 
@@ -38,25 +39,40 @@ def read_state(state: Any) -> MixerState:
         raise LedgerError(f"this is no state of a mixer (schemas/mixer-2.json): {first_fault(error)}.") from error
 
 
-def place_of_state(ledger: Ledger, state: Any) -> tuple[int, int | None]:
-    """Return the draw and the step of a saved state of a run, for a run that continues this run.
+class _BestFitState(BaseModel):
+    """The part of the state of a packed stream that names the blocks of its round."""
+
+    round_blocks: int
+    tokens: str
+    block_tokens: int
+    separator: str | None
+
+
+def place_of_state(ledger: Ledger, state: Any) -> SavedPlace:
+    """Return the place of a saved state of a run, for a run that continues this run.
 
     Args:
         ledger: Ledger of the run.
         state: State of a mixer, or state of a packed stream, which holds the state of its mixer.
 
     Raises:
-        LedgerError: The state is no state, is a state of another run, or is a state of blocks that were packed by best-fit.
+        LedgerError: The state is no state, or is a state of another run.
     """
-    if isinstance(state, Mapping) and state.get("packing") == "best-fit":
-        raise LedgerError(
-            "this state is of packing 'best-fit', whose blocks have samples from everywhere in their round, so no draw divides the seen samples from "
-            "the other samples: begin a new run, or give draw= at the end of a round that the model has seen."
-        )
     packed = state.get("mixer") if isinstance(state, Mapping) else None
     saved = read_state({**packed, "step": state.get("step")} if isinstance(packed, Mapping) else state)
     _check_belongs(ledger, saved)
-    return saved.draw, saved.step
+    packing = state.get("packing") if isinstance(packed, Mapping) else None
+    consumed = None
+    if packing == "best-fit":
+        try:
+            own = _BestFitState.model_validate(state)
+        except ValidationError as error:
+            raise LedgerError(
+                f"this is no state of packed tokens (schemas/packed-5.json): {first_fault(error)}."
+            ) from error
+        unit = BlockUnit(tokens=own.tokens, block_tokens=own.block_tokens, separator=own.separator)
+        consumed = ConsumedBlocks(own.round_blocks, unit)
+    return SavedPlace(saved.draw, saved.step, packing, consumed)
 
 
 def _check_belongs(ledger: Ledger, saved: MixerState) -> None:

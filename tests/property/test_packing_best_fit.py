@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillshard.errors import LedgerError, PolicyError
+from skillshard.errors import LedgerError, PolicyError, TokensError
 from skillshard.mixing.block_counts import BlocksRecord
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
-from skillshard.mixing.packings import best_fit as best_fit_module
 from skillshard.mixing.packings import fit as fit_module
 from skillshard.mixing.packings.bins import best_fit_decreasing
 from skillshard.mixing.packings.fit import fit
@@ -185,7 +184,7 @@ def test_a_resume_packs_only_the_round_of_its_block(
         packed_rounds.append(arguments[-1])
         return fit(*arguments)
 
-    monkeypatch.setattr(best_fit_module, "fit", counted_fit)
+    monkeypatch.setattr(fit_module, "fit", counted_fit)
     number = (state["mixer"]["draw"] - 1) // 20
     for ledger in ("a", "beside"):  # a policy without losses also resumes beside an empty ledger
         packed_rounds.clear()
@@ -250,13 +249,23 @@ def test_what_cannot_work_is_refused_in_a_sentence(uneven: Counted, tmp_path: Pa
     assert len(best(uneven, tmp_path / "b", lag=0).batch(0, 50)) == 50  # a policy without losses waits for nothing
     stream = best(uneven, tmp_path / "c")
     again = {"shards": uneven.shards, "policy": stratified()}
-    with pytest.raises(LedgerError, match="no draw divides the seen samples from the other samples"):
+    state = stream.state_at(3).model_dump(by_alias=True)
+    with pytest.raises(TokensError, match=r"this state lies inside round 0, .*Give `old_tokens`, .* such as draw 60"):
+        Mixer.continue_from(tmp_path / "c", state=state, ledger=tmp_path / "d", **again)
+    with pytest.raises(TokensError, match=r"and .* holds the tokens .*: give the tokens of the run that is continued"):
+        Mixer.continue_from(tmp_path / "c", state=state, ledger=tmp_path / "d", old_tokens=uneven.special, **again)
+    changed = state | {"round_blocks": 2}
+    with pytest.raises(LedgerError, match=r"the first 2 blocks of round 0 have \d+ draws, and the state has seen"):
+        Mixer.continue_from(tmp_path / "c", state=changed, ledger=tmp_path / "d", old_tokens=uneven.plain, **again)
+    for place in ({"draw": state["mixer"]["draw"]}, {"state": state["mixer"]}):
+        with pytest.raises(LedgerError, match=r"lies inside round 0 .* such as draw 0 or draw 60. If the model"):
+            Mixer.continue_from(tmp_path / "c", ledger=tmp_path / "d", **place, **again)
+    skip = [(state["mixer"]["draw"], 5, "a spike")]
+    with pytest.raises(LedgerError, match="begins before draw 60, up to which the model has seen draws"):
         Mixer.continue_from(
-            tmp_path / "c", state=stream.state_at(30).model_dump(by_alias=True), ledger=tmp_path / "d", **again
+            tmp_path / "c", state=state, ledger=tmp_path / "d", old_tokens=uneven.plain, skip=skip, **again
         )
-    continued = Mixer.continue_from(tmp_path / "c", draw=60, ledger=tmp_path / "d", **again)
-    with pytest.raises(PolicyError, match="packing='best-fit' cannot continue another run yet"):
-        PackedTokens(continued, uneven.plain, block_tokens=16, separator=EOS, packing="best-fit")
+    assert not (tmp_path / "d").exists()
     state = stream.state_at(30).model_dump(by_alias=True)
     with pytest.raises(LedgerError, match="saved with packing 'best-fit', but packing of this stream is 'one'"):
         stream_of(uneven, tmp_path / "c", "one").load_state_dict(state)

@@ -106,7 +106,7 @@ def test_a_resumed_and_a_repeated_run_with_a_skip_give_the_same_stream(old: Mixe
 @pytest.mark.parametrize(
     ("skip", "error", "sentence"),
     [
-        ([(40, 8, "x")], LedgerError, "begins before draw 64, from which the new run continues"),
+        ([(40, 8, "x")], LedgerError, "begins before draw 64, up to which the model has seen draws"),
         ([(150, 32, "x")], LedgerError, "the skipped draws end at draw 182, and .* has been decided up to draw 160"),
         ([(70, 8, "x"), (77, 2, "y")], PolicyError, "the skipped stretches from draw 70 and from draw 77 on overlap"),
         ([(-1, 8, "x")], PolicyError, "the first draw -1 and 8 draws: give a first draw of at least 0"),
@@ -277,7 +277,7 @@ def test_a_skip_on_the_command_line_has_three_parts(old: Mixer, tmp_path: Path) 
         assert outcome.code == 2
         assert "is no skip: give FIRST:NUM:WHY" in " ".join(outcome.err.replace("│", " ").split())
     sentence = fails("continue", tmp_path / "old", "--draw", 64, "--skip", "8:8:why", "--out", tmp_path / "new")
-    assert "begins before draw 64, from which the new run continues" in sentence
+    assert "begins before draw 64, up to which the model has seen draws" in sentence
 
 
 def test_a_saved_state_gives_the_place_on_the_command_line(old: Mixer, tmp_path: Path) -> None:

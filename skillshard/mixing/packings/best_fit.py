@@ -13,7 +13,7 @@ from jaxtyping import Int
 from skillshard.memo import memoized
 from skillshard.mixing.block_counts import BlocksRecord, keep_blocks, kept_blocks
 from skillshard.mixing.ledger import BlockUnit, RoundRecord
-from skillshard.mixing.packings.fit import Fit, fit, has_separator
+from skillshard.mixing.packings.fit import Fit, fit_round
 from skillshard.mixing.packings.packing import Draws
 from skillshard.mixing.packings.sample_round import SampleRound
 from skillshard.mixing.round_ids import WINDOW_DRAWS, IdTable
@@ -157,8 +157,10 @@ class BestFit:
     ) -> tuple[Int[np.ndarray, " draw"], Int[np.ndarray, " draw"], Fit]:
         own = self.draws
         counts = own.counts(plan)
-        sizes = counts + has_separator(counts, own.block_tokens) if own.has_separator else counts
-        return counts, sizes, fit(sizes, own.block_tokens, "best-fit", own.mixer.seed, record.round)
+        sizes, blocks = fit_round(
+            counts, own.block_tokens, separated=own.has_separator, seed=own.mixer.seed, number=record.round
+        )
+        return counts, sizes, blocks
 
     def _keep(self, record: RoundRecord, first_block: int, num_blocks: int) -> None:
         blocks = BlocksRecord(

@@ -85,3 +85,22 @@ def fit(sizes: Int[np.ndarray, " draw"], block_tokens: int, *labels: str | int) 
         bounds.append(num_pieces + np.cumsum(np.bincount(block, minlength=num)))
         num_pieces += len(draw)
     return Fit(np.concatenate(draws), np.concatenate(parts), np.concatenate(bounds))
+
+
+def fit_round(
+    counts: Int[np.ndarray, " draw"], block_tokens: int, *, separated: bool, seed: int, number: int
+) -> tuple[Int[np.ndarray, " draw"], Fit]:
+    """Pack the draws of a round of a run into blocks.
+
+    Args:
+        counts: Number of tokens of each draw, without separators.
+        block_tokens: Number of tokens of a block, L.
+        separated: Whether a separator follows each sample.
+        seed: Seed of the run.
+        number: Number of the round.
+
+    Returns:
+        The number of tokens of each draw with the separators that stand in a block, and the blocks.
+    """
+    sizes = counts + has_separator(counts, block_tokens) if separated else counts
+    return sizes, fit(sizes, block_tokens, "best-fit", seed, number)

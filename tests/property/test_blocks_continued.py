@@ -1,0 +1,192 @@
+"""Runs whose blocks do not follow the order of the samples continue and are continued: no sample is lost, and none comes twice in an epoch."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from skillshard.corpus import Corpus
+from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.packing import PackedTokens
+from skillshard.mixing.recorded import RecordedStream
+from skillshard.mixing.records import verify_ledger
+from skillshard.policies import fixed, proportional, stratified
+from skillshard.shards.read import ShardSet
+from skillshard.shards.token_set import TokenSet
+from skillshard.shards.write import append_shards, write_shards
+from skillshard.taggers import metadata, tag_corpus
+from tests.conftest import HERE, write_corpus
+from tests.tokenizers_trained import EOS, counted, letters
+
+SKILLS = ("add", "carry", "negate")
+WEIGHTS = {"add": 1.0, "carry": 3.0, "negate": 2.0}
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning"),
+    pytest.mark.filterwarnings("ignore:resumed at draw:UserWarning"),
+]
+
+
+class Editions(NamedTuple):
+    """A shard set without and with appended shards. Both have tokens without and with a special token before each sample."""
+
+    shards: list[ShardSet]
+    tokens: list[list[TokenSet]]
+
+
+@pytest.fixture(scope="module")
+def editions(tmp_path_factory: pytest.TempPathFactory) -> Editions:
+    folder = tmp_path_factory.mktemp("editions")
+    first = [letters("add", number, number % 9) for number in range(90)]
+    first += [letters("carry", number, 90 if number % 20 == 0 else 8 + number % 3) for number in range(50)]
+    first += [letters("negate", number, 0 if number % 7 == 0 else 10 + number % 27) for number in range(25)]
+    second = [letters("add", number, number % 9) for number in range(90, 120)]
+    second += [letters("negate", number, number % 30) for number in range(25, 40)]
+    shards: list[ShardSet] = []
+    for number, records in enumerate((first, second)):
+        corpus = Corpus.open(write_corpus(folder / f"corpus-{number}", records))
+        tags = tag_corpus(corpus, metadata("skill"), folder / f"tags-{number}", backend=HERE)
+        out = folder / f"shards-{number}"
+        if shards:
+            shards.append(append_shards(shards[0], corpus, tags, out, shard_bytes=60_000, backend=HERE))
+        else:
+            shards.append(write_shards(corpus, tags, out, holdout=0.0, shard_bytes=60_000, backend=HERE))
+    tokens = [
+        [counted(own, folder / f"T-{number}-{special}", special_tokens=special) for special in (False, True)]
+        for number, own in enumerate(shards)
+    ]
+    return Editions(shards, tokens)
+
+
+class Seen:
+    """The samples of each epoch of each skill."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[str, dict[int, set[str]]] = {skill: {} for skill in SKILLS}
+
+    def add(self, skill: str, epoch: int, identity: str) -> None:
+        own = self.epochs[skill].setdefault(epoch, set())
+        assert identity not in own, f"{identity} comes twice in epoch {epoch} of {skill}"
+        own.add(identity)
+
+    def check_complete(self, editions: Editions) -> None:
+        """Every epoch but the last has each sample of the skill, with or without the appended samples."""
+        for skill, epochs in self.epochs.items():
+            whole = [{sample.id for sample in shards.train[skill]} for shards in editions.shards]
+            assert sorted(epochs) == list(range(len(epochs)))
+            for epoch in range(max(epochs, default=0)):
+                assert epochs[epoch] in whole, f"epoch {epoch} of {skill} has {len(epochs[epoch])} samples"
+
+
+def draws_seen(stream: PackedTokens, begin: int, num: int) -> list[int]:
+    """Return the draws with a token in blocks, and the draws without tokens that count as begun."""
+    end = stream.draws_before(begin + num)
+    if stream.packing != "best-fit":
+        return list(range(stream.mixer.first_draw, end))
+    drawn = set(np.unique(stream.batch(begin, num).draw).tolist()) - {-1}
+    if drawn:
+        size, first = stream.mixer.round_draws, stream.mixer.first_draw
+        end_of_round = first + -(-(max(drawn) + 1 - first) // size) * size
+        special = stream.tokens.manifest.special_tokens
+        texts = stream.mixer.batch(first, end_of_round - first).text
+        encoded = [stream.tokens.tokenizer.encode(text, add_special_tokens=special).ids for text in texts]
+        drawn |= {first + number for number, ids in enumerate(encoded) if not ids and stream.separator is None}
+    assert len(drawn) == end - stream.mixer.first_draw
+    return sorted(drawn)
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Draw a chain of runs: packing, skills, edition of the shards and arguments of each run."""
+    runs: list[dict[str, Any]] = []
+    for _ in range(draw(st.integers(2, 4))):
+        runs.append(
+            {
+                "packing": draw(st.sampled_from(["best-fit", "best-fit", "best-fit", "concat", "one"])),
+                "skills": draw(st.sampled_from([SKILLS, SKILLS, ("add", "carry"), ("carry", "negate")])),
+                "edition": max([draw(st.integers(0, 1)), *(run["edition"] for run in runs)]),
+                "special": draw(st.booleans()),
+                "separator": draw(st.sampled_from([EOS, None])),
+                "block_tokens": draw(st.sampled_from([5, 16, 40, 128])),
+                "policy": draw(st.integers(0, 2)),
+                "seed": draw(st.integers(0, 1)),
+                "round_draws": draw(st.sampled_from([9, 30, 64])),
+                "num_blocks": draw(st.integers(0, 25)),
+                "killed_at": draw(st.integers(0, 25)),
+                "in_copies": draw(st.booleans()),
+            }
+        )
+    return runs
+
+
+def opened(
+    editions: Editions, run: dict[str, Any], ledger: Path, before: PackedTokens | None, state: dict[str, Any] | None
+) -> PackedTokens:
+    """Begin a run, or join it."""
+    weights = fixed({skill: WEIGHTS[skill] for skill in run["skills"]})
+    common: dict[str, Any] = {
+        "shards": editions.shards[run["edition"]].choose(run["skills"]),
+        "policy": (stratified(), proportional(), weights)[run["policy"]],
+        "ledger": ledger,
+        "seed": run["seed"],
+        "round_draws": run["round_draws"],
+    }
+    if before is None or state is None or (ledger / "run.json").exists():
+        mixer = Mixer(**common)
+    else:
+        mixer = Mixer.continue_from(
+            before.mixer.ledger, state=state, old_tokens=before.tokens, unit="samples", **common
+        )
+    blocks = {name: run[name] for name in ("block_tokens", "separator", "packing")}
+    return PackedTokens(mixer, editions.tokens[run["edition"]][run["special"]], step_blocks=1, **blocks)
+
+
+@given(runs=chains())
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_chain_of_runs_in_blocks_loses_and_repeats_no_sample(
+    editions: Editions, runs: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Packing, tokens, blocks, skills, shards, policy, seed and round length change. Each run is killed once."""
+    folder, seen = tmp_path_factory.mktemp("chain"), Seen()
+    state: dict[str, Any] | None = None
+    before: PackedTokens | None = None
+    for number, run in enumerate(runs):
+        ledger = folder / str(number)
+        stream = opened(editions, run, ledger, before, state)
+        assert stream.round_size > 0 and stream.mixer.first_draw == (0 if state is None else state["mixer"]["draw"])
+        if state is not None:
+            stream.load_state_dict(state)
+        begin, num = stream.block, run["num_blocks"]
+        assert begin == (0 if state is None else state["block"])
+        expected = stream.batch(begin, num).input_ids.tolist()
+        assert len(expected) == num
+        killed = stream.state_at(begin + min(run["killed_at"], num)).model_dump(by_alias=True)
+        stream = opened(editions, run, ledger, before, state)
+        stream.load_state_dict(killed)
+        rest = stream.batch(stream.block, begin + num - stream.block).input_ids.tolist()
+        assert rest == expected[len(expected) - len(rest) :]
+        past = RecordedStream(stream.mixer.ledger, stream.mixer.shards)
+        for sample in past.samples(draws_seen(stream, begin, num)):
+            seen.add(sample.skill, sample.epoch, sample.id)
+        assert verify_ledger(stream.mixer.ledger) == []
+        state, before = stream.state_at(begin + num).model_dump(by_alias=True), stream
+    assert before is not None and state is not None
+    whole = editions.shards[1]
+    last = Mixer.continue_from(
+        before.mixer.ledger,
+        state=state,
+        old_tokens=before.tokens,
+        unit="samples",
+        shards=whole,
+        policy=proportional(),
+        ledger=folder / "last",
+        round_draws=50,
+    )
+    total = sum(len(own) for own in whole.train.values())
+    last.round(2 * total // 50)
+    past = RecordedStream(last.ledger, whole)
+    for sample in past.samples(range(last.first_draw, past.num_draws)):
+        seen.add(sample.skill, sample.epoch, sample.id)
+    seen.check_complete(editions)
