@@ -1,5 +1,6 @@
 """TRL's SFTTrainer on chats, on prompts with completions, and on blocks: no sample lost or repeated, killed, resumed, on other ranks."""
 
+import itertools
 import json
 import signal
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import stratified
 from skillshard.shards.read import ShardSet
 from skillshard.shards.write import write_shards
+from skillshard.stream_rows import StreamRows
 from skillshard.taggers import metadata, tag_corpus
 from tests.adapters.hf_trainer import ACCUMULATED, BATCH, Logging
 from tests.adapters.packed_trainer import Source
@@ -130,6 +132,22 @@ def test_messages_kept_as_json_are_handed_over_as_messages(chats: Source, tmp_pa
     row = next(iter(rows))
     assert row["messages"] == mixer.batch(0, 1).fields["meta.messages"][0] and row["id"] == mixer.ids(0, 1)[0]
     assert type(row["draw"]) is int and orjson.loads(orjson.dumps(row)) == row
+
+
+def test_a_sample_without_the_field_of_a_column_is_a_sentence(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "2"}]
+    rows = [
+        {"text": f"text {number}", "skill": "a", **({} if number == 7 else {"chat": messages})} for number in range(20)
+    ]
+    corpus = Corpus.open(write_corpus(tmp_path / "corpus", rows), fields=FieldMapping(id_field=None))
+    tags = tag_corpus(corpus, metadata("skill"), tmp_path / "tags", backend=HERE)
+    shards = write_shards(corpus, tags, tmp_path / "shards", holdout=0.0, backend=HERE)
+    mixer = Mixer(shards, stratified(), ledger=tmp_path / "run", round_draws=20, fields=("meta.chat",))
+    stream = StreamRows(mixer, {"messages": "meta.chat"})
+    stream.begin(20)
+    with pytest.raises(FieldError, match=r"sample '.*' has no field 'meta\.chat'.*field_defaults=") as refused:
+        list(itertools.islice(stream, 20))
+    assert "\n" not in str(refused.value)
 
 
 def test_looking_at_rows_decides_no_round_ahead(chats: Source, tmp_path: Path) -> None:
