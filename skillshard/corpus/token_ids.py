@@ -6,12 +6,11 @@ a row become the spans of the answers in this text. `ids_of_text` gives the ids 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, compress
 from typing import Any
 
 import numpy as np
 import orjson
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from skillshard.corpus.paths import MISSING, unknown
 from skillshard.corpus.sample import BadRecord, json_type
@@ -84,51 +83,56 @@ class TokenFields:
         """
         given = _Row(values, row, sample_id)
         ids = given.integers(self.token_ids, "token_ids")
-        self._refuse_ids(ids, sample_id)
-        learned = self._learned(given, ids)
+        array = _array(ids)
+        self._refuse_ids(array, sample_id)
+        learned = self._learned(given, array)
         if self.attention_mask is not None:
-            attended = given.bits(self.attention_mask, "attention_mask", ids, self.token_ids)
-            if not any(attended):
+            attended = given.bits(self.attention_mask, "attention_mask", len(ids), self.token_ids)
+            if not attended.any():
                 raise given.bad(f"the mask in {self.attention_mask!r} is 0 for every token", self.attention_mask)
-            ids = list(compress(ids, attended))
-            learned = None if learned is None else list(compress(learned, attended))
-        words = list(map(str, ids))
+            ids = array[attended].tolist()
+            learned = None if learned is None else learned[attended]
+        # A JSON array differs from the text only in its brackets and commas, and orjson writes numbers ten times as fast as Python.
+        text = orjson.dumps(ids)[1:-1].replace(b",", b" ").decode()
         if learned is None:
-            return " ".join(words), None
-        if not any(learned):
+            return text, None
+        if not learned.any():
             path = self.token_labels or self.token_mask or ""
             raise given.bad(f"no token is learned: the labels in {path!r} mark no answer", path)
-        return " ".join(words), _spans(words, learned)
+        return text, _spans(text, learned)
 
-    def _refuse_ids(self, ids: Sequence[int], sample_id: str) -> None:
+    def _refuse_ids(self, ids: np.ndarray, sample_id: str) -> None:
         path = self.token_ids
-        if not ids:
+        if not len(ids):
             raise _bad(f"the token ids in {path!r} are an empty array", sample_id, path)
         limit = MAX_IDS if self.vocab_size is None else self.vocab_size
-        if min(ids) >= 0 and max(ids) < limit:
+        if ids.min() >= 0 and ids.max() < limit:
             return
-        place, token = next((place, token) for place, token in enumerate(ids) if not 0 <= token < limit)
+        place = int(np.argmax((ids < 0) | (ids >= limit)))
+        token = int(ids[place])
         expected = f"ids below {limit:,}{'' if self.vocab_size is None else ', the `vocab_size`'}"
         fault = "is negative" if token < 0 else f"is too large, expected {expected}"
         raise _bad(f"the token id {token:,} at position {place:,} of {path!r} {fault}", sample_id, path)
 
-    def _learned(self, given: "_Row", ids: Sequence[int]) -> list[bool] | None:
+    def _learned(self, given: "_Row", ids: Int[np.ndarray, " token"]) -> Bool[np.ndarray, " token"] | None:
         """Return whether each token is learned, or None without labels."""
         if self.token_mask is not None:
-            return given.bits(self.token_mask, "token_mask", ids, self.token_ids)
+            return given.bits(self.token_mask, "token_mask", len(ids), self.token_ids)
         if self.token_labels is None:
             return None
         path = self.token_labels
-        labels = given.integers(path, "token_labels")
-        given.refuse_length(labels, path, ids, self.token_ids)
-        for place, (label, token) in enumerate(zip(labels, ids, strict=True)):
-            if label not in (token, NOT_LEARNED):
-                raise given.bad(
-                    f"the label {label:,} at position {place:,} of {path!r} is neither the token id {token:,} nor {NOT_LEARNED}. A label stands at "
-                    "the position of its token, because models and trainers shift the labels themselves",
-                    path,
-                )
-        return [label != NOT_LEARNED for label in labels]
+        items = given.integers(path, "token_labels")
+        given.refuse_length(len(items), path, len(ids), self.token_ids)
+        labels = _array(items)
+        learned = labels != NOT_LEARNED
+        if (wrong := learned & (labels != ids)).any():
+            place = int(np.argmax(wrong))
+            raise given.bad(
+                f"the label {items[place]:,} at position {place:,} of {path!r} is neither the token id {ids[place]:,} nor {NOT_LEARNED}. A label stands at "
+                "the position of its token, because models and trainers shift the labels themselves",
+                path,
+            )
+        return learned
 
 
 @dataclass(frozen=True)
@@ -161,26 +165,35 @@ class _Row:
             raise self.bad(f"{expected}, got {json_type(item)} at position {place:,}", path)
         return value
 
-    def bits(self, path: str, argument: str, ids: Sequence[int], ids_path: str) -> list[bool]:
+    def bits(self, path: str, argument: str, num_ids: int, ids_path: str) -> Bool[np.ndarray, " token"]:
         """Return a mask with an entry for each id: 0 and 1, or booleans."""
         value = self.values[path]
         if type(value) is list and {bool}.issuperset(map(type, value)):
-            value = list(map(int, value))
+            items = np.array(value, np.int64)
         else:
-            value = self.integers(path, argument)
-        self.refuse_length(value, path, ids, ids_path)
-        if not {0, 1}.issuperset(value):
-            place, bit = next((place, bit) for place, bit in enumerate(value) if bit not in (0, 1))
+            items = _array(self.integers(path, argument))
+        self.refuse_length(len(items), path, num_ids, ids_path)
+        bits = items == 1
+        if (wrong := ~bits & (items != 0)).any():
+            place = int(np.argmax(wrong))
             raise self.bad(
-                f"the mask in {path!r} must have the values 0 and 1, got {bit:,} at position {place:,}", path
+                f"the mask in {path!r} must have the values 0 and 1, got {items[place]:,} at position {place:,}", path
             )
-        return list(map(bool, value))
+        return bits
 
-    def refuse_length(self, items: Sequence[int], path: str, ids: Sequence[int], ids_path: str) -> None:
-        if len(items) != len(ids):
+    def refuse_length(self, num_items: int, path: str, num_ids: int, ids_path: str) -> None:
+        if num_items != num_ids:
             raise self.bad(
-                f"the field {path!r} has {len(items):,} values, but {ids_path!r} has {len(ids):,} token ids", path
+                f"the field {path!r} has {num_items:,} values, but {ids_path!r} has {num_ids:,} token ids", path
             )
+
+
+def _array(values: Sequence[int]) -> np.ndarray:
+    """Return integers as an array: of int64, or of objects for integers that int64 cannot hold."""
+    try:
+        return np.array(values, np.int64)
+    except OverflowError:
+        return np.array(values, object)
 
 
 def ids_of_text(text: str) -> list[int]:
@@ -213,20 +226,27 @@ def offsets_of_text(text: str) -> Int[np.ndarray, "token 2"]:
     >>> offsets_of_text("464 11").tolist()
     [[0, 3], [4, 6]]
     """
-    ends = np.append(np.flatnonzero(np.frombuffer(text.encode(), np.uint8) == ord(" ")), len(text))
-    starts = np.append(0, ends[:-1] + 1)
-    return np.stack([starts, ends], axis=1).astype(np.int64)
+    ends = _ends(text)
+    return np.stack([np.append(0, ends[:-1] + 1), ends], axis=1)
 
 
-def _spans(words: Sequence[str], learned: Sequence[bool]) -> list[Span]:
-    """Return the stretches of the text with the learned tokens. Neighbouring tokens share a stretch."""
-    ends = accumulate(len(word) + 1 for word in words)
-    spans: list[Span] = []
-    for word, end, bit, before in zip(words, ends, learned, (False, *learned), strict=False):
-        if bit:
-            start = spans.pop()[0] if before else end - 1 - len(word)
-            spans.append((start, end - 1))
-    return spans
+def _ends(text: str) -> Int[np.ndarray, " token"]:
+    """Return the end of each id in a text of ids."""
+    spaces = np.flatnonzero(np.frombuffer(text.encode(), np.uint8) == ord(" "))
+    return np.append(spaces, len(text)).astype(np.int64, copy=False)
+
+
+def _spans(text: str, learned: Bool[np.ndarray, " token"]) -> list[Span]:
+    """Return the stretches of a text of ids with the learned tokens. Neighbouring tokens share a stretch.
+
+    >>> _spans("464 2068 11 7", np.array([False, True, True, False]))
+    [(4, 11)]
+    """
+    ends = _ends(text)
+    padded = np.concatenate([[False], learned, [False]])
+    bounds = np.flatnonzero(padded[1:] != padded[:-1])  # the first token of a stretch, and the token after the stretch
+    starts = np.append(0, ends + 1)[bounds[::2]]
+    return list(zip(starts.tolist(), ends[bounds[1::2] - 1].tolist(), strict=True))
 
 
 def _bad(detail: str, sample_id: str, path: str) -> BadRecord:

@@ -366,6 +366,17 @@ BAD: dict[str, tuple[Row, dict[str, Any], str]] = {
         {},
         "the token id 4,294,967,296 at position 0 of 'input_ids' is too large, expected ids below 4,294,967,296",
     ),
+    "beyond 64 bits": (
+        {"input_ids": [7, 2**64 - 1, -1]},
+        {},
+        "the token id 18,446,744,073,709,551,615 at position 1 of 'input_ids' is too large, expected ids below 4,294,967,296",
+    ),
+    "labels beyond 64 bits": (
+        {"input_ids": [1, 2], "labels": [1, 2**63]},
+        LABELS,
+        "the label 9,223,372,036,854,775,808 at position 1 of 'labels' is neither the token id 2 nor -100. A label stands at the position of its "
+        "token, because models and trainers shift the labels themselves",
+    ),
     "labels missing": (
         {"input_ids": [1]},
         LABELS,
@@ -396,6 +407,11 @@ BAD: dict[str, tuple[Row, dict[str, Any], str]] = {
         {"input_ids": [1, 2], "mask": [1, 2]},
         MASK,
         "the mask in 'mask' must have the values 0 and 1, got 2 at position 1",
+    ),
+    "mask beyond 64 bits": (
+        {"input_ids": [1, 2], "mask": [-1, 2**63]},
+        MASK,
+        "the mask in 'mask' must have the values 0 and 1, got -1 at position 0",
     ),
     "only padding": (
         {"input_ids": [1, 2], "mask": [0, 0]},

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,16 +40,27 @@ def tokens(base: Path, out: Path, workers: int = 1) -> Command:
     return ("tokens", base / "shards", "--tokenizer", base / "tokenizer.json", "--out", out, "--workers", workers)
 
 
-COMMANDS = {"tag": tag, "shard": shard, "shard-drop": shard_drop, "tokens": tokens}
+def tokens_from_ids(base: Path, out: Path, workers: int = 1) -> Command:
+    return ("tokens", base / "ids-shards", "--from-ids", "--out", out, "--workers", workers)
+
+
+COMMANDS = {"tag": tag, "shard": shard, "shard-drop": shard_drop, "tokens": tokens, "tokens-from-ids": tokens_from_ids}
 pytestmark = pytest.mark.long
-MANIFESTS = {"tag": "tags.json", "shard": "manifest.json", "shard-drop": "manifest.json", "tokens": "tokens.json"}
+MANIFESTS = {
+    "tag": "tags.json",
+    "shard": "manifest.json",
+    "shard-drop": "manifest.json",
+    "tokens": "tokens.json",
+    "tokens-from-ids": "tokens.json",
+}
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a corpus in about 90 partitions with ids and texts that repeat in other partitions, and its artefacts.
 
-    The artefacts are the tags, the shards with and without copies, and the token counts.
+    The artefacts are the tags, the shards with and without copies, and the tokens. The samples are tokenized already in a second corpus,
+    with labels, and the shards and tokens of its ids are artefacts too.
     """
     folder = tmp_path_factory.mktemp("base")
     (folder / "corpus").mkdir()
@@ -65,11 +77,26 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     works(*shard_drop(folder, folder / "shards-drop"))
     save(byte_tokenizer(record["text"] for record in records), folder / "tokenizer.json")
     works(*tokens(folder, folder / "tokens"))
+    (folder / "ids").mkdir()
+    for part in range(4):
+        (folder / "ids" / f"{part}.jsonl").write_bytes(lines([tokenized(record) for record in records[part::4]]))
+    of_ids = ("--token-ids", "input_ids", "--token-labels", "labels", "--vocab-size", 256, "--partition-size", "8kB")
+    works("tag", "metadata", folder / "ids", "--field", "skill", *of_ids, "--out", folder / "ids-tags")
+    sizes = ("--shard-size", "60kB", "--holdout", 0.1)
+    works("shard", folder / "ids", "--tags", folder / "ids-tags", *sizes, "--out", folder / "ids-shards")
+    works(*tokens_from_ids(folder, folder / "tokens-from-ids"))
     return folder
 
 
+def tokenized(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with the bytes of its text as token ids, of which all but the first three are learned."""
+    ids = list(record["text"].encode())
+    labels = [*[-100] * min(3, len(ids) - 1), *ids[min(3, len(ids) - 1) :]]
+    return {"id": record["id"], "skill": record["meta"]["skill"], "input_ids": ids, "labels": labels}
+
+
 def expected(base: Path, verb: str) -> dict[str, bytes]:
-    return tree(base / {"tag": "tags", "shard": "shards", "shard-drop": "shards-drop", "tokens": "tokens"}[verb])
+    return tree(base / {"tag": "tags", "shard": "shards", "shard-drop": "shards-drop"}.get(verb, verb))
 
 
 def num_files(folder: Path) -> int:

@@ -85,7 +85,7 @@ def test_every_example_that_trains_is_checked_and_an_unknown_check_is_refused() 
     trained = {words[-1] for words in EXAMPLES.values()}
     all_examples = {f"examples/{path.name}" for path in (REPOSITORY / "examples").glob("*.py")}
     # These examples have no model of PyTorch, start a Ray, or train on a corpus of their own.
-    names = ("plain_numpy", "stateful_dataloader", "grain_loader", "ray_train", "image_captions")
+    names = ("plain_numpy", "stateful_dataloader", "grain_loader", "ray_train", "image_captions", "token_ids")
     without = {f"examples/{name}.py" for name in names}
     assert trained == all_examples - without
     command = [sys.executable, "-m", "benchmarks.gpu", "--work", "W", "--checks", "graphs"]
