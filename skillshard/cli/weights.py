@@ -375,9 +375,7 @@ def export(
     if draws is not None and manifest.num_rows < draws:
         typer.echo(f"note: the stream ends after {manifest.num_rows:,} draws (--repeat {repeat}).", err=True)
     if left_out := [suffix for suffix in opened.members if suffix not in manifest.columns]:
-        typer.echo(
-            f"note: the members {', '.join(left_out)} are left out of the files, and stay in the shards.", err=True
-        )
+        typer.echo(f"note: left out of the files, but kept in the shards: members {', '.join(left_out)}.", err=True)
     typer.echo(
         f"{counted(manifest.num_rows, 'row')} of {counted(len(manifest.skills), 'skill')} in {counted(len(manifest.files), 'file')}: "
         f"{printable(public(out))}"

@@ -21,7 +21,9 @@ from tests.conftest import REPOSITORY
 
 ON_RAY = {"ray_train.py"}
 """Scripts that need a Ray. tests/cluster/test_ray_train.py runs the scripts."""
-EXAMPLES = sorted({path.name for path in (REPOSITORY / "examples").glob("*.py")} - ON_RAY)
+ELSEWHERE = {"torchtitan_loader.py"}
+"""Scripts that need an environment of their own. tests/adapters/test_torchtitan.py runs the loader of the script."""
+EXAMPLES = sorted({path.name for path in (REPOSITORY / "examples").glob("*.py")} - ON_RAY - ELSEWHERE)
 WITHOUT_LOSSES = {"get_batch.py", "stateful_dataloader.py"}
 WITHOUT_FIRST_LOSSES = {"training_losses.py"}
 """Scripts that report the losses of their batches of 8 samples, and measure nothing before the first step."""

@@ -84,8 +84,16 @@ def test_the_device_of_a_checkpoint_is_read_from_its_newest_file(tmp_path: Path)
 def test_every_example_that_trains_is_checked_and_an_unknown_check_is_refused() -> None:
     trained = {words[-1] for words in EXAMPLES.values()}
     all_examples = {f"examples/{path.name}" for path in (REPOSITORY / "examples").glob("*.py")}
-    # These examples have no model of PyTorch, start a Ray, or train on a corpus of their own.
-    names = ("plain_numpy", "stateful_dataloader", "grain_loader", "ray_train", "image_captions", "token_ids")
+    # These examples have no model of PyTorch, start a Ray, train on a corpus of their own, or need an environment of their own.
+    names = (
+        "plain_numpy",
+        "stateful_dataloader",
+        "grain_loader",
+        "ray_train",
+        "image_captions",
+        "token_ids",
+        "torchtitan_loader",
+    )
     without = {f"examples/{name}.py" for name in names}
     assert trained == all_examples - without
     command = [sys.executable, "-m", "benchmarks.gpu", "--work", "W", "--checks", "graphs"]

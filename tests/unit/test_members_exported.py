@@ -114,14 +114,14 @@ def test_jsonl_refuses_members_until_the_user_leaves_them_out(shards: ShardSet, 
     assert fails(*export) == sentence == fails(*export, "--members", "jpg")
     outcome = skillshard(*export, "--members", "none")
     assert outcome.code == 0
-    assert "note: the members jpg, wav are left out of the files, and stay in the shards." in outcome.err
+    assert "note: left out of the files, but kept in the shards: members jpg, wav." in outcome.err
     assert ExportManifest.open(tmp_path / "E").columns == ["id", "skill", "text", "meta"]
 
 
 def test_a_part_of_the_members_is_written_and_the_rest_is_named(shards: ShardSet, tmp_path: Path) -> None:
     export = ("export", shards.root, "--format", "parquet", "--workers", 1, "--out", tmp_path / "E")
     outcome = skillshard(*export, "--members", "jpg")
-    assert outcome.code == 0 and "note: the members wav are left out of the files" in outcome.err
+    assert outcome.code == 0 and "note: left out of the files, but kept in the shards: members wav." in outcome.err
     assert [members_in(row, ("jpg",)).keys() <= {"jpg"} for row in rows_of(tmp_path / "E")]
     assert "the export has no member 'jpgg' (did you mean 'jpg'?): the members of" in fails(
         *export[:-1], tmp_path / "F", "--members", "jpgg"
@@ -132,7 +132,7 @@ def test_files_for_megatron_name_the_members_that_they_lack(shards: ShardSet, tm
     write_tokens(shards, byte_tokenizer(["caption"]), tmp_path / "tokens", backend=HERE)
     export = ("export", shards.root, "--format", "megatron", "--tokens", tmp_path / "tokens", "--workers", 1)
     outcome = skillshard(*export, "--out", tmp_path / "E")
-    assert outcome.code == 0 and "note: the members jpg, wav are left out of the files" in outcome.err
+    assert outcome.code == 0 and "note: left out of the files, but kept in the shards: members jpg, wav." in outcome.err
     assert "files of Megatron-LM have token ids alone, and no place for the members jpg: leave out --members." in fails(
         *export, "--members", "jpg", "--out", tmp_path / "F"
     )
