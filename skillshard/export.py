@@ -393,9 +393,14 @@ def _ids_of(shards: ShardSet, format: str, tokens: TokenSet | None, separator: s
     tokens.refuse_other_shards(shards)
     tokens.refuse_counts_alone()
     if tokens.answers is not None:
+        anew = (
+            "Tag and shard the corpus of ids anew without --token-labels and --token-mask, and then keep its ids"
+            if tokens.manifest.tokenizer is None
+            else "Write tokens without a mask in another directory with 'skillshard tokens'"
+        )
         raise TokensError(
-            f"{places.public(tokens.root)} has a mask of answers ({tokens.answers.mask_in_words}), and files of Megatron-LM have no masks, so the "
-            "prompts would be learned too. Write tokens without a mask in another directory with 'skillshard tokens'."
+            f"{places.public(tokens.root)} has a mask, by which a trainer learns {tokens.answers.mask_in_words} alone. Files of Megatron-LM have no masks, "
+            f"so the prompts would be learned too. {anew}."
         )
     megatron.refuse_many_ids(tokens)
     return Ids(tokens, None if separator is None else tokens.token_id(separator))

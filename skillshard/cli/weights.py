@@ -376,6 +376,11 @@ def export(
         typer.echo(f"note: the stream ends after {manifest.num_rows:,} draws (--repeat {repeat}).", err=True)
     if left_out := [suffix for suffix in opened.members if suffix not in manifest.columns]:
         typer.echo(f"note: left out of the files, but kept in the shards: members {', '.join(left_out)}.", err=True)
+    if opened.token_form is not None and "text" in manifest.columns:
+        typer.echo(
+            "note: each text is the token ids of a sample as decimal numbers, because the corpus was tokenized already.",
+            err=True,
+        )
     typer.echo(
         f"{counted(manifest.num_rows, 'row')} of {counted(len(manifest.skills), 'skill')} in {counted(len(manifest.files), 'file')}: "
         f"{printable(public(out))}"

@@ -530,8 +530,13 @@ def _refuse_other_unit(unit: BlockUnit | None, packing: str, own: BlockUnit) -> 
             else f"the draws of the mixer are blocks (unit='blocks'), and packing is {packing!r}: give packing='skill', or a mixer of samples."
         )
     if unit is not None and unit != own:
+        differences = [
+            f"{name} {mixer_value!r} in the mixer and {packed_value!r} in the packed stream"
+            for (name, mixer_value), (_, packed_value) in zip(unit, own, strict=True)
+            if mixer_value != packed_value
+        ]
         raise PolicyError(
-            f"the draws of the mixer are blocks of {unit!r}, and the packed stream has {own!r}: give both the same values."
+            f"the blocks of the mixer are not those of the packed stream: {', '.join(differences)}. Give Mixer and PackedTokens the same values."
         )
 
 

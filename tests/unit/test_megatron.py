@@ -189,5 +189,7 @@ def test_tokens_with_masked_prompts_are_refused(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", [letters("add", number, 5) for number in range(20)])
     uneven = tag_and_shard(corpus, tmp_path)
     tokens = write_tokens(uneven, letter_tokenizer(), tmp_path / "T", answer_after=" ", backend=HERE)
-    with pytest.raises(TokensError, match=r"has a mask of answers .*, and files of Megatron-LM have no masks"):
+    with pytest.raises(
+        TokensError, match=r"has a mask, by which a trainer learns .* alone. Files of Megatron-LM have no masks"
+    ):
         export_shards(uneven, tmp_path / "E", format="megatron", tokens=tokens, workers=1)

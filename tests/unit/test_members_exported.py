@@ -12,7 +12,7 @@ import pytest
 
 from skillshard import canonical, policies, taggers
 from skillshard import export as export_module
-from skillshard.corpus import Corpus
+from skillshard.corpus import Corpus, FieldMapping
 from skillshard.errors import ShardError
 from skillshard.export import ExportManifest, export_shards
 from skillshard.mixing.mixer import Mixer
@@ -135,6 +135,27 @@ def test_files_for_megatron_name_the_members_that_they_lack(shards: ShardSet, tm
     assert outcome.code == 0 and "note: left out of the files, but kept in the shards: members jpg, wav." in outcome.err
     assert "files of Megatron-LM have token ids alone, and no place for the members jpg: leave out --members." in fails(
         *export, "--members", "jpg", "--out", tmp_path / "F"
+    )
+
+
+def test_texts_of_ids_are_named_as_ids(tmp_path: Path) -> None:
+    (tmp_path / "ids").mkdir()
+    rows = [
+        {"id": number, "kind": "ab"[number % 2], "input_ids": [number, 7], "labels": [-100, 7]} for number in range(40)
+    ]
+    (tmp_path / "ids" / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fields = FieldMapping(token_ids="input_ids", token_labels="labels", vocab_size=50)
+    corpus = Corpus.open(tmp_path / "ids", fields=fields)
+    tags = taggers.tag_corpus(corpus, taggers.metadata("kind"), tmp_path / "tags", backend=HERE)
+    shards = write_shards(corpus, tags, tmp_path / "shards", backend=HERE)
+    export = ("export", shards.root, "--workers", 1)
+    outcome = skillshard(*export, "--format", "jsonl", "--out", tmp_path / "E")
+    assert "note: each text is the token ids of a sample as decimal numbers, because the corpus was" in outcome.err
+    write_tokens(shards, None, tmp_path / "tokens", backend=HERE)
+    sentence = fails(*export, "--format", "megatron", "--tokens", tmp_path / "tokens", "--out", tmp_path / "M")
+    assert "a trainer learns the answers (metadata field 'answer_spans') alone." in sentence
+    assert sentence.endswith(
+        "Tag and shard the corpus of ids anew without --token-labels and --token-mask, and then keep its ids."
     )
 
 
