@@ -175,5 +175,8 @@ def test_a_run_of_blocks_refuses_what_needs_samples(uneven: Counted, tmp_path: P
         )
     with pytest.raises(PolicyError, match="and packing is 'concat': give packing='skill'"):
         PackedTokens(stream.mixer, uneven.plain, block_tokens=16, separator=EOS)
-    with pytest.raises(PolicyError, match="give both the same values"):
+    with pytest.raises(
+        PolicyError,
+        match="block_tokens 16 in the mixer and 17 in the packed stream. Give Mixer and PackedTokens the same values",
+    ):
         PackedTokens(stream.mixer, uneven.plain, block_tokens=17, separator=EOS, packing="skill")
