@@ -385,6 +385,16 @@ def read_part(place: str) -> Iterator[TagRow]:
     Raises:
         TagsError: The part is missing or damaged.
     """
+    for batch in read_batches(place):
+        yield from map(TagRow, *(column.to_pylist() for column in batch.columns))
+
+
+def read_batches(place: str) -> Iterator[pa.RecordBatch]:
+    """Read one Parquet part as a stream of batches with the columns of `SCHEMA`.
+
+    Raises:
+        TagsError: The part is missing or damaged.
+    """
     source = storage.readable(place)
     try:
         with pq.ParquetFile(source) as file:
@@ -393,8 +403,7 @@ def read_part(place: str) -> Iterator[TagRow]:
                 raise TagsError(
                     f"{places.public(place)} has columns {file.schema_arrow.names}, tags have {SCHEMA.names}. {_ANEW}"
                 )
-            for batch in file.iter_batches(ROWS_PER_GROUP):
-                yield from map(TagRow, *(column.to_pylist() for column in batch.columns))
+            yield from file.iter_batches(ROWS_PER_GROUP)
     except FileNotFoundError as error:
         raise TagsError(f"{places.public(place)} is missing, but tags.json names it. {_ANEW}") from error
     except (pa.ArrowInvalid, OSError) as error:

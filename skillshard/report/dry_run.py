@@ -187,7 +187,7 @@ def _members(samples: Sequence[Sample], reading: CorpusReading, layout: Layout) 
     chunks = (
         pairs.tar_chunks_with_members(0, [(texts, jsons, further)])
         if reading.members
-        else LAYOUTS[layout].tar_chunks(0, [(texts, jsons)])
+        else LAYOUTS[layout].tar_chunks(0, [(pa.array(texts, pa.large_binary()), pa.array(jsons, pa.large_binary()))])
     )
     num_tar_bytes = 0
     for chunk in chunks:

@@ -13,14 +13,16 @@ A tar member takes a header of 512 bytes and whole blocks, so a member for each 
 The places of all members follow from the sizes of texts and JSONs, whatever the batches of the writer.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Int, UInt8
 
+from skillshard.shards.contents import array_of, joined, sizes_of
 from skillshard.shards.manifest import INDEX_DTYPE, TAR_BLOCK, whole_blocks
-from skillshard.shards.tar import Bytes, blocks_of, headers, member_sizes, members, padding
+from skillshard.shards.tar import Bytes, blocks_of, headers, member_sizes, padding, pieces
 
 # As many rows as a stripe of the order has, so a mixer that reads fields finds the JSONs near their texts.
 MEMBER_ROWS = 1024
@@ -42,7 +44,9 @@ def tar_bytes_of(text_bytes: Int[np.ndarray, " row"], json_bytes: Int[np.ndarray
     return TAR_BLOCK + whole_blocks(text_bytes) + json_bytes + 1
 
 
-def tar_chunks(shard: int, parts: Iterable[tuple[Sequence[Bytes], Sequence[Bytes]]]) -> Iterator[bytes]:
+def tar_chunks(
+    shard: int, parts: Iterable[tuple[pa.LargeBinaryArray, pa.LargeBinaryArray]]
+) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a shard's tar without the end mark.
 
     Args:
@@ -52,15 +56,14 @@ def tar_chunks(shard: int, parts: Iterable[tuple[Sequence[Bytes], Sequence[Bytes
     first_key = key = shard * 10**8
     lines = bytearray()
     for texts, jsons in parts:
-        sizes = np.array([len(json) for json in jsons], np.int64)
+        sizes = sizes_of(jsons)
         start = 0
         while start < len(texts):
             num_rows, is_complete = _rows_of_member(sizes[start:], key - first_key, len(lines))
             stop = start + num_rows
-            yield from members(key, texts[start:stop], b".txt")
-            for json in jsons[start:stop]:
-                lines += json
-                lines += b"\n"
+            yield joined(pieces(np.arange(key, key + num_rows), texts[start:stop], b".txt"))
+            newlines = array_of(b"\n" * num_rows, np.ones(num_rows, np.int64))
+            lines += joined((jsons[start:stop], newlines))
             start, key = stop, key + num_rows
             if is_complete:
                 yield _member(first_key, lines)

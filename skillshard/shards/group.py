@@ -2,13 +2,16 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 
 from skillshard import places, storage
 from skillshard.execution import Record
 from skillshard.shards import members, pairs
+from skillshard.shards.contents import stops_of, values_of
 from skillshard.shards.layouts import LAYOUTS
 from skillshard.shards.manifest import KEYS_DTYPE, SPLITS, Layout, index_name, keys_name, shard_name
 from skillshard.shards.merge import Batch, Piece, SampleReader
@@ -46,17 +49,36 @@ def write_group(
     # A batch has several small shards, and a large shard has several batches.
     for number, parts in itertools.groupby(_shard_parts(batches), key=lambda part: part[0]):
         shard = shards[number]
-        samples = ((entries, data) for _, entries, data in parts)
-        records.append(_write_shard(out, folders[shard.skill], shard, samples, layout, suffixes))
+        records.append(_write_shard(out, folders[shard.skill], shard, (part for _, part in parts), layout, suffixes))
     return {"shards": records}
 
 
-def _shard_parts(batches: Iterable[Batch]) -> Iterator[tuple[int, np.ndarray, memoryview]]:
-    """Yield the number of a shard with its entries in each batch and the data of the batch."""
+class _Part(NamedTuple):
+    """Neighbouring samples of a shard.
+
+    Attributes:
+        entries: Entries of the samples.
+        texts: Texts.
+        payloads: JSONs, or JSONs with members (members.py).
+    """
+
+    entries: np.ndarray
+    texts: pa.LargeBinaryArray
+    payloads: pa.LargeBinaryArray
+
+
+def _shard_parts(batches: Iterable[Batch]) -> Iterator[tuple[int, _Part]]:
+    """Yield the number of a shard with some of its samples, about `contents.CHUNK_BYTES` at a time."""
     for batch in batches:
         begin = 0
         for number, num_samples in batch.parts:
-            yield number, batch.entries[begin : begin + num_samples], batch.data
+            entries, order = (values[begin : begin + num_samples] for values in (batch.entries, batch.order))
+            start = 0
+            for stop in stops_of(entries["text_bytes"].astype(np.int64) + entries["json_bytes"]):
+                positions = 2 * order[start:stop]  # of the texts; a payload follows its text
+                texts, payloads = (batch.contents.take(pa.array(positions + shift)) for shift in range(2))
+                yield number, _Part(entries[start:stop], texts, payloads)
+                start = stop
             begin += num_samples
 
 
@@ -64,7 +86,7 @@ def _write_shard(
     out: str,
     folder: str,
     shard: ShardPlan,
-    parts: Iterable[tuple[np.ndarray, memoryview]],
+    parts: Iterable[_Part],
     layout: Layout,
     suffixes: Sequence[str],
 ) -> Record:
@@ -101,21 +123,17 @@ def _write_shard(
 
 
 def _contents(
-    parts: Iterable[tuple[np.ndarray, memoryview]], sizes: list[np.ndarray], keys: list[np.ndarray]
-) -> Iterator[tuple[Sequence[memoryview], Sequence[memoryview]]]:
-    """Yield the texts and JSONs of each part. Append the bytes of texts and JSONs of each part to `sizes`, and the keys to `keys`."""
-    for entries, data in parts:
-        text_bytes, json_bytes = (entries[name].astype(np.int64) for name in ("text_bytes", "json_bytes"))
-        starts = entries["start"].astype(np.int64)
-        bounds = zip(*((starts + shift).tolist() for shift in (0, text_bytes, text_bytes + json_bytes)), strict=True)
-        texts, jsons = zip(*((data[start:middle], data[middle:stop]) for start, middle, stop in bounds), strict=True)
-        sizes.append(np.stack((text_bytes, json_bytes)))
+    parts: Iterable[_Part], sizes: list[np.ndarray], keys: list[np.ndarray]
+) -> Iterator[tuple[pa.LargeBinaryArray, pa.LargeBinaryArray]]:
+    """Yield the texts and payloads of each part. Append the bytes of texts and payloads to `sizes`, and the keys to `keys`."""
+    for entries, texts, payloads in parts:
+        sizes.append(np.stack([entries[name].astype(np.int64) for name in ("text_bytes", "json_bytes")]))
         keys.append(_keys_of(entries))
-        yield texts, jsons
+        yield texts, payloads
 
 
 def _with_members(
-    contents: Iterable[tuple[Sequence[memoryview], Sequence[memoryview]]],
+    contents: Iterable[tuple[pa.LargeBinaryArray, pa.LargeBinaryArray]],
     suffixes: Sequence[str],
     sizes: list[np.ndarray],
 ) -> Iterator[tuple[Sequence[Bytes], Sequence[Bytes], Sequence[Sequence[tuple[str, Bytes]]]]]:
@@ -126,7 +144,8 @@ def _with_members(
         suffixes: Suffixes of the members.
         sizes: Bytes of texts and payloads of each part, changed in place.
     """
-    for texts, payloads in contents:
+    for text_array, payload_array in contents:
+        texts, payloads = values_of(text_array), values_of(payload_array)
         jsons, further = zip(*(members.parts_of(payload, suffixes) for payload in payloads), strict=True)
         json_bytes, member_bytes = [len(json) for json in jsons], list(map(members.tar_bytes_of, further))
         sizes[-1] = np.stack((sizes[-1][0], np.array(json_bytes), np.array(member_bytes)))
@@ -141,7 +160,7 @@ def _keys_of(entries: np.ndarray) -> np.ndarray:
     return keys
 
 
-def _write_tar(place: str, chunks: Iterator[bytes]) -> tuple[int, str]:
+def _write_tar(place: str, chunks: Iterator[Bytes]) -> tuple[int, str]:
     # The digest is taken of the bytes on their way to the disk, so the tar is not read again.
     hasher, num_bytes = xxhash.xxh3_128(), 0
     with storage.writing(place) as part, part.open("wb") as file:

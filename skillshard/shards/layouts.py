@@ -4,10 +4,11 @@
 - `compact` (compact.py): one member for each text, and the JSONs of 1,024 samples in one member. Texts of 1 kB take a third less space.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Int
 
 from skillshard.shards import compact, pairs
@@ -28,7 +29,9 @@ class TarLayout(Protocol):
     ) -> Int[np.ndarray, " row"]:
         """Return the bytes of each sample in a shard."""
 
-    def tar_chunks(self, shard: int, parts: Iterable[tuple[Sequence[Bytes], Sequence[Bytes]]]) -> Iterator[bytes]:
+    def tar_chunks(
+        self, shard: int, parts: Iterable[tuple[pa.LargeBinaryArray, pa.LargeBinaryArray]]
+    ) -> Iterator[Bytes]:
         """Yield the bytes of a shard's tar without the end mark."""
 
     def index_of(self, text_bytes: Int[np.ndarray, " row"], json_bytes: Int[np.ndarray, " row"]) -> np.ndarray:

@@ -22,6 +22,7 @@ from skillshard import places, progress, storage
 from skillshard.errors import ShardError
 from skillshard.execution import Record
 from skillshard.hash_ranges import rows_between
+from skillshard.shards.contents import array_of, gathered
 from skillshard.shards.manifest import SPLITS
 from skillshard.shards.plan import ShardPlan
 from skillshard.shards.sort import ENTRY_DTYPE, starts_of
@@ -68,13 +69,15 @@ class Batch:
     """Samples of neighbouring pieces, in order.
 
     Attributes:
-        entries: Entries of the samples, dtype `ENTRY_DTYPE`. `start` is the position in `data`.
-        data: Texts and JSONs.
+        entries: Entries of the samples, dtype `ENTRY_DTYPE`. `start` has no meaning here.
+        contents: Text and JSON of each sample, two values for each sample, in the order of the reading.
+        order: Position of each entry in the order of the reading.
         parts: Index of a requested piece, and the number of its samples in the batch, in order.
     """
 
     entries: np.ndarray
-    data: memoryview
+    contents: pa.LargeBinaryArray
+    order: Int[np.ndarray, " sample"]
     parts: list[tuple[int, int]]
 
 
@@ -174,14 +177,15 @@ class SampleReader:
                         start = int(stretch["start"][0])
                         size = _end(stretch[-1]) - start
                         _read_into(file, places.with_suffix(place, ".data"), start, data[position : position + size])
-                        stretch["start"] = stretch["start"].astype(np.int64) + (position - start)
                         # The side is the split from here on. The piece knows the split, whatever the cut says.
                         stretch["skill_side"] = len(SPLITS) * piece.skill + piece.side
                         row, position = row + last - first, position + size
+        sizes = np.column_stack((entries["text_bytes"], entries["json_bytes"])).astype(np.int64)
+        order = _order(entries)
         # The pieces are disjoint ranges in the order of the sort, so the samples of a piece stay together.
         counts = located.num_samples[chosen.start : chosen.stop].tolist()
         parts = [(numbered[piece][0], count) for piece, count in zip(chosen, counts, strict=True) if count]
-        return Batch(entries[_order(entries)], data, parts)
+        return Batch(entries[order], array_of(data, sizes.ravel()), order, parts)
 
 
 @dataclass(frozen=True)
@@ -228,18 +232,15 @@ def merge_samples(
         header = {"descr": np.lib.format.dtype_to_descr(ENTRY_DTYPE), "fortran_order": False, "shape": (num_samples,)}
         np.lib.format.write_array_header_1_0(index_file, header)
         for batch in batches:
-            data_file.writelines(batch.data[first:last] for first, last in _spans_in_data(batch.entries))
-            entries = batch.entries.copy()
+            text_positions = 2 * batch.order
+            data_file.writelines(
+                gathered(batch.contents, np.column_stack((text_positions, text_positions + 1)).ravel())
+            )
+            entries = batch.entries
             entries["start"] = starts_of(entries) + np.uint64(start)
             start = _end(entries[-1])
             index_file.write(entries.tobytes())
     return {"samples": num_samples}
-
-
-def _spans_in_data(entries: np.ndarray) -> Iterator[tuple[int, int]]:
-    starts = entries["start"].astype(np.int64)
-    stops = starts + entries["text_bytes"] + entries["json_bytes"]
-    return zip(starts.tolist(), stops.tolist(), strict=True)
 
 
 def _cuts(piece: Piece, num_bytes: int) -> Iterator[Piece]:

@@ -6,10 +6,12 @@ A set may keep further members, such as images (members.py). The members of a sa
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Int
 
+from skillshard.shards.contents import joined
 from skillshard.shards.manifest import INDEX_DTYPE, TAR_BLOCK, whole_blocks
-from skillshard.shards.tar import Bytes, blocks_of, headers, member_sizes, padding, stops_of
+from skillshard.shards.tar import Bytes, blocks_of, headers, member_sizes, padding, pieces
 
 DTYPE = INDEX_DTYPE
 """Entry of the index of a shard."""
@@ -24,32 +26,18 @@ def tar_bytes_of(text_bytes: Int[np.ndarray, " row"], json_bytes: Int[np.ndarray
     return 2 * TAR_BLOCK + whole_blocks(text_bytes) + whole_blocks(json_bytes)
 
 
-def tar_chunks(shard: int, parts: Iterable[tuple[Sequence[Bytes], Sequence[Bytes]]]) -> Iterator[bytes]:
+def tar_chunks(shard: int, parts: Iterable[tuple[pa.LargeBinaryArray, pa.LargeBinaryArray]]) -> Iterator[memoryview]:
     """Yield the bytes of a shard's tar without the end mark.
 
     Args:
         shard: Number of the shard in the whole set. A key has 8 digits of this number and 8 digits of the row.
-        parts: UTF-8 texts of neighbouring samples and their JSONs, in the order of the shard.
+        parts: UTF-8 texts of neighbouring samples and their JSONs, in the order of the shard. A part becomes a chunk.
     """
     key = shard * 10**8
     for texts, jsons in parts:
-        start = 0
-        for stop in stops_of((len(text) + len(json) for text, json in zip(texts, jsons, strict=True)), len(texts)):
-            yield _chunk(key + start, texts[start:stop], jsons[start:stop])
-            start = stop
+        keys = np.arange(key, key + len(texts))
+        yield joined((*pieces(keys, texts, b".txt"), *pieces(keys, jsons, b".json")))
         key += len(texts)
-
-
-def _chunk(key: int, texts: Sequence[Bytes], jsons: Sequence[Bytes]) -> bytes:
-    keys = np.arange(key, key + len(texts))
-    text_headers = headers(keys, b".txt", np.array([len(text) for text in texts]))
-    json_headers = headers(keys, b".json", np.array([len(json) for json in jsons]))
-    pieces: list[Bytes] = []
-    for row, (text, json) in enumerate(zip(texts, jsons, strict=True)):
-        span = slice(row * TAR_BLOCK, (row + 1) * TAR_BLOCK)
-        pieces += (text_headers[span], text, padding(len(text)))
-        pieces += (json_headers[span], json, padding(len(json)))
-    return b"".join(pieces)
 
 
 def tar_chunks_with_members(
@@ -59,13 +47,13 @@ def tar_chunks_with_members(
 
     Args:
         shard: Number of the shard in the whole set.
-        parts: As in `tar_chunks`, with the suffix and the bytes of each further member of each sample.
+        parts: Texts, JSONs, and the suffix and the bytes of each further member of neighbouring samples, in the order of the shard.
     """
     key = shard * 10**8
     for texts, jsons, members in parts:
         for text, json, further in zip(texts, jsons, members, strict=True):
-            pieces = [("txt", text), ("json", json), *further]
-            yield b"".join(piece for suffix, content in pieces for piece in _member(key, suffix, content))
+            contents = [("txt", text), ("json", json), *further]
+            yield b"".join(piece for suffix, content in contents for piece in _member(key, suffix, content))
             key += 1
 
 

@@ -10,37 +10,35 @@ One task writes the chunks of a partition, and many tasks read the chunks. A chu
 does not grow with the size of the partition.
 """
 
-from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import orjson
-from jaxtyping import UInt64
+from jaxtyping import Int, UInt64
 
 from skillshard import places, progress, storage
-from skillshard.corpus import CorpusReading, Partition, PartitionReader, Sample
-from skillshard.errors import TagsError
+from skillshard.corpus import CorpusReading, Partition, PartitionReader
 from skillshard.execution import Record
 from skillshard.hash_ranges import id_hash
 from skillshard.shards.chunks import chunk_number, chunk_place
+from skillshard.shards.contents import array_of, gathered
 from skillshard.shards.copies import is_below, texts_of_chunk
 from skillshard.shards.layouts import LAYOUTS
 from skillshard.shards.manifest import SPLITS, Layout
 from skillshard.shards.members import payload_of, tar_bytes_of
 from skillshard.shards.split import HOLDOUT, TRAIN
+from skillshard.shards.tagged_rows import TaggedRows, tagged_rows
 from skillshard.shards.texts import HASH_DTYPE, text_hashes
-from skillshard.tags import read_part
 
 # Twice the default size of a partition, so a partition of plain JSON lines of usual length has one chunk.
 SORT_BYTES = 128 << 20
 """Memory of the samples of a chunk, in bytes."""
-# 32 bytes in the columns below. Writing the chunk then takes 56 bytes for the entry, 60 for the table of texts, and about as much for the
+# 60 bytes in the entries below. Writing the chunk then takes 56 bytes for the entry, 60 for the table of texts, and about as much for the
 # hashes of the texts and the arrays for sorting.
 _OVERHEAD_BYTES = 250
-_SAMPLES_PER_ADVANCE = 1024  # a report for each sample would slow the sorting down
 # The 8-byte fields come first, so that each field is aligned. NumPy searches an aligned column of a memory map without a copy.
 ENTRY_DTYPE = np.dtype(
     [
@@ -52,6 +50,19 @@ ENTRY_DTYPE = np.dtype(
         ("file", "<u4"),  # in the order of the corpus
         ("text_bytes", "<u4"),
         ("json_bytes", "<u4"),
+    ]
+)
+_BLOCK_DTYPE = np.dtype(
+    [
+        ("hash", "<u8"),
+        ("row", "<u8"),
+        ("member_bytes", "<u8"),  # of the members in a tar
+        ("text", HASH_DTYPE),
+        ("skill", "<u4"),
+        ("file", "<u4"),
+        ("text_bytes", "<u4"),
+        ("json_bytes", "<u4"),  # of the payload
+        ("own_json_bytes", "<u4"),  # of the JSON without members, if samples have members
     ]
 )
 IDS_DTYPE = np.dtype([("hash", "<u8"), ("place", "<u4")])
@@ -109,32 +120,25 @@ def sort_partition(
     def write() -> None:
         nonlocal chunks, num_texts, num_bytes, waiting
         num_bytes += len(waiting.data)
-        num_texts += waiting.write(scratch, chunk_number(partition.index, chunks))
+        num_texts += waiting.write(scratch, chunk_number(partition.index, chunks), with_members=bool(suffixes))
         chunks, waiting = chunks + 1, _Waiting(cut, layout, inherited)
 
     reader = PartitionReader(partition, reading)
     set_aside: Counter[str] = Counter()
     num_with: Counter[str] = Counter()
-    for row, sample, skill in _zip_tags(reader, tags_part, expected_digests, set_aside, most_rows):
-        stretch = len(reader.first_rows) - 1  # the rows are read one by one, so the reader is in the stretch of the row
-        row_in_file = row - reader.first_rows[stretch] + (0 if stretch else first_row)
-        json = member_json(sample.id, skill, reading.kept_meta(sample))
-        waiting.add(
-            indexes[skill],
-            id_hash(sample.id),
-            files[stretch],
-            row_in_file,
-            sample.text.encode(),
-            payload_of(json, sample.members, suffixes),
-        )
+    for tagged in tagged_rows(reader, tags_part, expected_digests, set_aside, most_rows):
+        stretch = len(reader.first_rows) - 1  # the reader is in the stretch of the rows that it gave last
+        rows = tagged.rows - reader.first_rows[stretch] + (0 if stretch else first_row)
+        rest = _block(tagged, [indexes[skill] for skill in tagged.skills], files[stretch], rows, reading)
+        while len(rest):
+            block, rest = rest.cut(waiting.num_fitting(rest))
+            waiting.add(block)
+            if waiting.num_bytes >= SORT_BYTES:
+                write()
         if suffixes:
-            waiting.add_members(len(json), tar_bytes_of(sample.members))
-            num_with.update(suffix for suffix, _ in sample.members)
-        num_samples += 1
-        if not num_samples % _SAMPLES_PER_ADVANCE:
-            progress.advance(row + 1, num_rows)
-        if waiting.num_bytes >= SORT_BYTES:
-            write()
+            num_with.update(suffix for sample in tagged.samples for suffix, _ in sample.members)
+        num_samples += len(tagged.samples)
+        progress.advance(int(tagged.rows[-1]) + 1, num_rows)
     if waiting.num_samples:
         write()
     return {
@@ -151,47 +155,75 @@ def sort_partition(
 def member_json(identity: str, skill: str, meta: dict[str, Any]) -> bytes:
     """Return the JSON member of a sample: id, skill and meta, in this order. The meta keeps the order of the corpus.
 
-    orjson's bytes keep an output buffer of some kilobytes, so a caller copies the bytes at once.
+    orjson's bytes keep an output buffer of about a kilobyte, so a caller keeps the bytes of a few thousand samples at most.
     """
     return orjson.dumps({"id": identity, "skill": skill, "meta": meta})
 
 
-def _zip_tags(
-    reader: PartitionReader,
-    tags_part: str,
-    expected_digests: list[str],
-    set_aside: Counter[str],
-    most_rows: int | None,
-) -> Iterator[tuple[int, Sample, str]]:
-    """Yield the number, the sample and the skill of each tagged row among the first rows. Count the other rows by reason in `set_aside`."""
-    tags = read_part(tags_part)
-    # `zip_longest`, not `zip`: a row without a tag, or a tag without a row, means that the corpus has changed.
-    for number, (row, tag) in enumerate(zip_longest(reader, tags)):
-        is_left_out = most_rows is not None and number >= most_rows
-        if tag is not None and row is not None and tag.reason is not None:
-            set_aside[tag.reason] += not is_left_out
-            continue  # set aside at the tagging
-        if tag is None or tag.skill is None or not isinstance(row, Sample) or tag.id != row.id:
-            raise _changed(reader.partition.stretches[len(reader.first_rows) - 1].name, tags_part)
-        if not is_left_out:
-            yield number, row, tag.skill
-    # The ids alone cannot show a changed text or meta. The digest is complete only after the last row.
-    for stretch, digest, expected in zip(reader.partition.stretches, reader.digests(), expected_digests, strict=True):
-        if digest != expected:
-            raise _changed(stretch.name, tags_part)
+@dataclass(frozen=True)
+class _Block:
+    """Samples of neighbouring rows.
+
+    Attributes:
+        entries: Numbers and hash of each sample, dtype `_BLOCK_DTYPE`.
+        contents: Text and payload of each sample, two values for each sample.
+    """
+
+    entries: np.ndarray
+    contents: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def cut(self, position: int) -> tuple["_Block", "_Block"]:
+        """Return the samples before a position, and the samples from the position on."""
+        if position == len(self):
+            return self, _Block(self.entries[position:], [])
+        cut = 2 * position
+        return (
+            _Block(self.entries[:position], self.contents[:cut]),
+            _Block(self.entries[position:], self.contents[cut:]),
+        )
 
 
-def _changed(name: str, tags_part: str) -> TagsError:
-    return TagsError(
-        f"{name} changed after the tagging: its rows differ from {tags_part}. Tag the present corpus into another "
-        "directory, and shard with the new tags."
-    )
+def _block(
+    tagged: TaggedRows, skills: list[int], file: int, rows: Int[np.ndarray, " sample"], reading: CorpusReading
+) -> _Block:
+    """Return the texts, the payloads and the entries of tagged samples.
+
+    Args:
+        tagged: Samples of one file.
+        skills: Index of the skill of each sample.
+        file: Number of the file in the corpus.
+        rows: Row in the file of each sample.
+        reading: Field mappings of the corpus, and the members that samples keep.
+    """
+    samples = tagged.samples
+    metas = [sample.meta for sample in samples]
+    mapping = reading.mappings[reading.prefix_of(samples[0].file)]
+    if mapping.columns is not None or mapping.drop:
+        metas = list(map(mapping.kept_meta, metas))
+    texts = [sample.text.encode() for sample in samples]
+    payloads = jsons = [
+        member_json(sample.id, skill, meta) for sample, skill, meta in zip(samples, tagged.skills, metas, strict=True)
+    ]
+    entries = np.zeros(len(samples), _BLOCK_DTYPE)
+    if reading.members:
+        suffixes = tuple(reading.members)
+        payloads = [payload_of(json, sample.members, suffixes) for json, sample in zip(jsons, samples, strict=True)]
+        entries["own_json_bytes"] = list(map(len, jsons))
+        entries["member_bytes"] = [tar_bytes_of(sample.members) for sample in samples]
+    entries["hash"] = [id_hash(sample.id) for sample in samples]
+    entries["skill"], entries["file"], entries["row"] = skills, file, rows
+    entries["text"] = text_hashes(texts)
+    entries["text_bytes"], entries["json_bytes"] = list(map(len, texts)), list(map(len, payloads))
+    return _Block(entries, [value for pair in zip(texts, payloads, strict=True) for value in pair])
 
 
 class _Waiting:
     """Samples that are read but not yet sorted and written.
 
-    All texts and JSONs stand in one buffer. An object for each sample would take more memory than a short text.
+    All texts and payloads stand in one buffer. An object for each sample would take more memory than a short text.
 
     Args:
         cut: Hash below which a text is held out.
@@ -202,84 +234,60 @@ class _Waiting:
     def __init__(self, cut: str, layout: Layout, inherited: Sequence[str] | None) -> None:
         self.cut, self.layout, self.inherited = cut, layout, inherited
         self.data = bytearray()
-        self.skills, self.files = array("I"), array("I")
-        self.hashes, self.rows = array("Q"), array("Q")
-        self.text_bytes, self.json_bytes = array("I"), array("I")
-        self.own_json_bytes, self.member_bytes = array("I"), array("Q")
-
-    @property
-    def num_samples(self) -> int:
-        return len(self.hashes)
+        self.num_samples = 0
+        self._entries: list[np.ndarray] = []
 
     @property
     def num_bytes(self) -> int:
         """Memory of the samples until the chunk is written, in bytes."""
         return len(self.data) + _OVERHEAD_BYTES * self.num_samples
 
-    def add(self, skill: int, hashed: int, file: int, row: int, text: bytes, json: bytes) -> None:
-        self.skills.append(skill)
-        self.hashes.append(hashed)
-        self.files.append(file)
-        self.rows.append(row)
-        self.text_bytes.append(len(text))
-        self.json_bytes.append(len(json))
-        self.data += text
-        self.data += json
+    def num_fitting(self, block: _Block) -> int:
+        """Return the number of samples of a block up to the sample that reaches `SORT_BYTES`."""
+        sizes = block.entries["text_bytes"].astype(np.int64) + block.entries["json_bytes"] + _OVERHEAD_BYTES
+        return min(len(block), int(np.searchsorted(np.cumsum(sizes), SORT_BYTES - self.num_bytes)) + 1)
 
-    def add_members(self, json_bytes: int, member_bytes: int) -> None:
-        """Add the sizes of the sample that was added last, where samples have members.
+    def add(self, block: _Block) -> None:
+        self._entries.append(block.entries)
+        self.data += b"".join(block.contents)
+        self.num_samples += len(block)
+
+    def write(self, scratch: str, number: int, *, with_members: bool = False) -> int:
+        """Write the sorted index, the texts and JSONs, and the table of texts of a chunk.
 
         Args:
-            json_bytes: Bytes of the JSON alone.
-            member_bytes: Bytes of the members in a tar.
-        """
-        self.own_json_bytes.append(json_bytes)
-        self.member_bytes.append(member_bytes)
-
-    def write(self, scratch: str, number: int) -> int:
-        """Write the sorted index, the texts and JSONs, and the table of texts of a chunk.
+            scratch: Directory for the chunks of all partitions.
+            number: Number of the chunk.
+            with_members: Whether samples may have members.
 
         Returns:
             Number of entries in the table of texts.
         """
-        columns = (self.skills, self.hashes, self.files, self.rows, self.text_bytes, self.json_bytes)
-        skills, hashes, files, rows, *sizes = map(np.array, columns)
-        text_bytes, json_bytes = (size.astype(np.int64) for size in sizes)
-        stops = np.cumsum(text_bytes + json_bytes)
-        starts = stops - text_bytes - json_bytes
-        view = memoryview(self.data)
-        spans = zip(starts.tolist(), (starts + text_bytes).tolist(), strict=True)
-        texts = text_hashes(bytes(view[start:stop]) for start, stop in spans)
+        entries = np.concatenate(self._entries)
+        self._entries.clear()
+        skills, hashes, texts, files, rows = (entries[name] for name in ("skill", "hash", "text", "file", "row"))
+        text_bytes, json_bytes = (entries[name].astype(np.int64) for name in ("text_bytes", "json_bytes"))
         sides = np.where(is_below(texts, self.cut, self.inherited or ()), HOLDOUT, TRAIN)
         skill_sides = len(SPLITS) * skills + sides
         # The rows rise, so the stable sort leaves samples of equal hash in the order of the corpus.
         order = np.lexsort((hashes, skill_sides))
         index = np.empty(len(order), ENTRY_DTYPE)
-        for name, values in (
-            ("skill_side", skill_sides),
-            ("hash", hashes),
-            ("text", texts),
-            ("file", files),
-            ("row", rows),
-            ("text_bytes", text_bytes),
-            ("json_bytes", json_bytes),
-        ):
-            index[name] = values[order]
+        for name in ("hash", "text", "file", "row", "text_bytes", "json_bytes"):
+            index[name] = entries[name][order]
+        index["skill_side"] = skill_sides[order]
         index["start"] = starts_of(index)
-        # The argsort of a permutation is its inverse: the place in the sorted index of each sample.
-        if self.member_bytes:
+        if with_members:
             own_json_bytes, member_bytes = (
-                np.array(sizes, np.int64) for sizes in (self.own_json_bytes, self.member_bytes)
+                entries[name].astype(np.int64) for name in ("own_json_bytes", "member_bytes")
             )
             tar_bytes = LAYOUTS[self.layout].tar_bytes_of(text_bytes, own_json_bytes) + member_bytes
         else:
             tar_bytes = LAYOUTS[self.layout].tar_bytes_of(text_bytes, json_bytes)
+        # The argsort of a permutation is its inverse: the place in the sorted index of each sample.
         table = texts_of_chunk(texts, skills, files, rows, tar_bytes, np.argsort(order), chunk=number)
         place = chunk_place(scratch, number)
         with storage.writing(places.with_suffix(place, ".data")) as part, part.open("wb") as file:
-            file.writelines(
-                view[start:stop] for start, stop in zip(starts[order].tolist(), stops[order].tolist(), strict=True)
-            )
+            file.writelines(gathered(array_of(self.data, text_bytes + json_bytes), order))
         storage.write_array(places.with_suffix(place, ".texts.npy"), table)
         if self.inherited is not None:
             by_hash = np.argsort(index["hash"], kind="stable")

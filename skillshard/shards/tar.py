@@ -4,60 +4,46 @@ Plain `tar`, `webdataset` and Python's `tarfile` read the result. Every field ex
 owner 0, mtime 0), so equal samples give equal bytes.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Int, UInt8
 
-from skillshard.shards.manifest import END_BYTES, TAR_BLOCK
+from skillshard.shards.contents import array_of, sizes_of
+from skillshard.shards.manifest import END_BYTES, TAR_BLOCK, whole_blocks
 
 END_OF_ARCHIVE = bytes(END_BYTES)
 KEY_DIGITS = 16  # 8 of the shard and 8 of the row
-_ROWS_AT_ONCE = 4096  # 4 MB of headers
-_BYTES_AT_ONCE = 16 << 20  # a chunk is a copy of its samples
 Bytes = bytes | memoryview
 _MAGIC = np.frombuffer(b"ustar", np.uint8)
-_MAX_MEMBER_BYTES = 8**11 - 1  # the field of the size has 11 octal digits
+_SIZE_DIGITS = 11
+_MAX_MEMBER_BYTES = 8**_SIZE_DIGITS - 1
+_CHECKSUM_DIGITS = 6
+# The digits of a number below 10,000. A key has four such numbers, so that no digit needs a division of its own.
+_FOUR_DIGITS = (np.arange(10_000)[:, None] // (1000, 100, 10, 1) % 10 + ord("0")).astype(np.uint8)
 
 
-def members(key: int, contents: Sequence[Bytes], suffix: bytes) -> Iterator[bytes]:
-    """Yield the bytes of neighbouring members `KEY` + `suffix`, in chunks.
+def pieces(
+    keys: Int[np.ndarray, " row"], contents: pa.LargeBinaryArray, suffix: bytes
+) -> tuple[pa.LargeBinaryArray, pa.LargeBinaryArray, pa.LargeBinaryArray]:
+    """Return the headers, the contents and the padding of members `KEY` + `suffix`.
+
+    Joined (`contents.joined`), the pieces are the bytes of the members.
 
     Args:
-        key: Key of the first member. The keys rise by 1.
+        keys: Key of each member.
         contents: Content of each member.
         suffix: End of the names.
     """
-    start = 0
-    for stop in stops_of(map(len, contents), len(contents)):
-        batch = contents[start:stop]
-        sizes = np.array([len(content) for content in batch])
-        of_batch = headers(np.arange(key + start, key + stop), suffix, sizes)
-        pieces: list[Bytes] = []
-        for row, content in enumerate(batch):
-            pieces += (of_batch[row * TAR_BLOCK : (row + 1) * TAR_BLOCK], content, padding(len(content)))
-        yield b"".join(pieces)
-        start = stop
-
-
-def stops_of(sizes: Iterable[int], num: int) -> Iterator[int]:
-    """Yield the ends of chunks of samples: after `_ROWS_AT_ONCE` samples, or after about `_BYTES_AT_ONCE` bytes of long texts.
-
-    Args:
-        sizes: Bytes of each sample.
-        num: Number of samples.
-    """
-    start = num_bytes = 0
-    for stop, size in enumerate(sizes, start=1):
-        num_bytes += size
-        if stop - start == _ROWS_AT_ONCE or num_bytes >= _BYTES_AT_ONCE or stop == num:
-            yield stop
-            start, num_bytes = stop, 0
+    sizes = sizes_of(contents)
+    header_bytes = np.full(len(keys), TAR_BLOCK)
+    pad_bytes = whole_blocks(sizes) - sizes
+    padding_of_all = np.zeros(int(pad_bytes.sum()), np.uint8)
+    return array_of(headers(keys, suffix, sizes), header_bytes), contents, array_of(padding_of_all, pad_bytes)
 
 
 def padding(num_bytes: int) -> bytes:
     """Return the zeros that fill the last block of a member."""
-    return _PADS[-num_bytes % TAR_BLOCK]
+    return bytes(-num_bytes % TAR_BLOCK)
 
 
 def headers(
@@ -76,11 +62,14 @@ def headers(
             f"a tar member may have at most {_MAX_MEMBER_BYTES:,} bytes, but the largest has {int(sizes.max()):,}"
         )
     # Offsets of the fields by POSIX: name 0, size 124, checksum 148.
-    block = np.tile(np.frombuffer(_template(folder, suffix), np.uint8), (len(keys), 1))
-    block[:, len(folder) : len(folder) + KEY_DIGITS] = _digits(keys, KEY_DIGITS, 10)
-    block[:, 124:135] = _digits(sizes, 11, 8)
-    # The checksum counts its own field as spaces, as the template has the field, so the sum comes before the digits.
-    block[:, 148:154] = _digits(block.sum(axis=1, dtype=np.int64), 6, 8)
+    template = np.frombuffer(_template(folder, suffix), np.uint8)
+    block = np.tile(template, (len(keys), 1))
+    digits = np.concatenate((_decimal(keys), _octal(sizes, _SIZE_DIGITS)), axis=1)
+    block[:, len(folder) : len(folder) + KEY_DIGITS] = digits[:, :KEY_DIGITS]
+    block[:, 124 : 124 + _SIZE_DIGITS] = digits[:, KEY_DIGITS:]
+    # The checksum counts its own field as spaces, as the template has the field. The fields of the digits are zero in the template.
+    checksums = int(template.sum(dtype=np.int64)) + digits.sum(axis=1, dtype=np.int64)
+    block[:, 148 : 148 + _CHECKSUM_DIGITS] = _octal(checksums, _CHECKSUM_DIGITS)
     block[:, 154:156] = (0, ord(" "))
     return block.tobytes()
 
@@ -116,9 +105,10 @@ def _template(folder: bytes, suffix: bytes) -> bytes:
     return bytes(fields)
 
 
-def _digits(values: Int[np.ndarray, " row"], width: int, base: int) -> UInt8[np.ndarray, "row width"]:
-    powers = base ** np.arange(width - 1, -1, -1)
-    return (values[:, None] // powers % base + ord("0")).astype(np.uint8)
+def _decimal(keys: Int[np.ndarray, " row"]) -> UInt8[np.ndarray, "row 16"]:
+    numbers = keys[:, None] // (10**12, 10**8, 10**4, 1) % 10**4
+    return _FOUR_DIGITS[numbers].reshape(len(keys), KEY_DIGITS)
 
 
-_PADS = [bytes(length) for length in range(TAR_BLOCK)]
+def _octal(values: Int[np.ndarray, " row"], width: int) -> UInt8[np.ndarray, "row width"]:
+    return (values[:, None] >> np.arange(3 * (width - 1), -1, -3) & 7).astype(np.uint8) + np.uint8(ord("0"))

@@ -11,7 +11,6 @@ from functools import lru_cache
 
 import numpy as np
 import xxhash
-from jaxtyping import UInt8
 
 HASH_BYTES = 16  # with 8 bytes, two of a billion texts would share a hash in 3 % of cases
 # The most significant byte comes first, so that NumPy sorts hashes as numbers.
@@ -61,7 +60,7 @@ def text_hashes(texts: Iterable[bytes]) -> np.ndarray:
     Args:
         texts: Texts in UTF-8. No text is empty or only white space.
     """
-    hashes = [xxhash.xxh3_128_digest(text.data) for batch in _batches(texts) for text in _folded_all(batch)]
+    hashes = [digest for batch in _batches(texts) for digest in map(xxhash.xxh3_128_digest, _folded_all(batch))]
     return np.array(hashes, HASH_DTYPE)
 
 
@@ -85,9 +84,12 @@ def _batches(texts: Iterable[bytes]) -> Iterator[list[bytes]]:
     batch: list[bytes] = []
     num_bytes = 0
     for text in texts:
-        # The bytes beyond ASCII alone are valid UTF-8, because UTF-8 has no ASCII bytes within a letter.
-        beyond = "" if text.isascii() else text.translate(None, _ASCII).decode()
-        batch.append(text if all(map(_is_plain, set(beyond))) else _narrow(_composed(text.decode())).encode())
+        if not text.isascii():
+            # The bytes beyond ASCII alone are valid UTF-8, because UTF-8 has no ASCII bytes within a letter.
+            beyond = text.translate(None, _ASCII).decode()
+            if not all(map(_is_plain, set(beyond))):
+                text = _narrow(_composed(text.decode())).encode()
+        batch.append(text)
         num_bytes += len(batch[-1])
         if num_bytes >= _BYTES_AT_ONCE:
             yield batch
@@ -118,22 +120,26 @@ def _narrow(text: str) -> str:
     return text
 
 
-def _folded_all(texts: list[bytes]) -> Iterator[UInt8[np.ndarray, " byte"]]:
+def _folded_all(texts: list[bytes]) -> Iterator[bytes]:
     """Yield the folded bytes of texts with folded letters beyond ASCII and ASCII white space.
 
     All bytes of a batch go through each step together. For single texts of some hundred bytes, the NumPy calls would cost more than
     the bytes.
     """
-    data = np.frombuffer(b"".join(texts).translate(_FOLD_ASCII), np.uint8)
+    folded_data = b"".join(texts).translate(_FOLD_ASCII)
+    data = np.frombuffer(folded_data, np.uint8)
     bounds = np.cumsum([0, *map(len, texts)])
     # A space is surplus after another space, and at the start of a text. A space of the text before does not count.
     surplus = data == _SPACE
     starts_with_space = surplus[bounds[:-1]]
     surplus[1:] &= surplus[:-1].copy()
     surplus[bounds[:-1]] = starts_with_space
-    bounds -= np.searchsorted(np.flatnonzero(surplus), bounds)
-    folded_data = data[~surplus]
+    places = np.flatnonzero(surplus)
+    if len(places):
+        bounds -= np.searchsorted(places, bounds)
+        data = data[~surplus]
+        folded_data = data.tobytes()
     # At most one space is left at the end of a text, and is cut off.
-    ends = bounds[1:] - (folded_data[bounds[1:] - 1] == _SPACE)
+    ends = bounds[1:] - (data[bounds[1:] - 1] == _SPACE)
     for begin, end in zip(bounds[:-1].tolist(), ends.tolist(), strict=True):
         yield folded_data[begin:end]

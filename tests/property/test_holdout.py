@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skillshard import taggers
-from skillshard.corpus import Corpus
+from skillshard.corpus import Corpus, CorpusReading, Sample
 from skillshard.shards import copies as copies_module
 from skillshard.shards import sort, tables
 from skillshard.shards import texts as texts_module
 from skillshard.shards.manifest import Manifest
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOLDOUT, TEXTS, TRAIN, Candidate, Order, Split, cut_of, split_of
+from skillshard.shards.tagged_rows import TaggedRows
 from skillshard.shards.texts import folded, hex_of, text_hash, text_hashes
 from skillshard.shards.write import write_shards
 from tests.conftest import HERE, lines, tree
@@ -265,8 +266,11 @@ def test_many_small_samples_take_the_memory_that_the_limit_of_a_chunk_counts() -
     """Bytes from orjson keep their first buffer: 50,000 of these objects took 225 MB."""
     before = resident_bytes()
     waiting = sort._Waiting("0" * 32, "pairs", None)
-    for number in range(200_000):
-        waiting.add(0, number, 0, number, b"text", sort.member_json("id", "add", {"skill": "add", "number": 7}))
+    for first in range(0, 200_000, 1000):
+        rows = np.arange(first, first + 1000)
+        samples = [Sample(str(row), "text", {"skill": "add", "number": 7}) for row in rows.tolist()]
+        tagged = TaggedRows(rows, samples, ["add"] * len(rows))
+        waiting.add(sort._block(tagged, [0] * len(rows), 0, rows, CorpusReading()))
     assert resident_bytes() - before < waiting.num_bytes < 80_000_000
 
 

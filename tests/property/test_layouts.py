@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +33,11 @@ def shard_of(
 ) -> tuple[bytes, np.ndarray]:
     """Write the tar of shard 7 in parts, and return its bytes and its index."""
     bounds = [0, *sorted(cut % (len(samples) + 1) for cut in cuts or []), len(samples)]
-    parts = (tuple(zip(*samples[low:high], strict=True)) for low, high in pairwise(bounds) if high > low)
+    parts = (
+        tuple(pa.array(column, pa.large_binary()) for column in zip(*samples[low:high], strict=True))
+        for low, high in pairwise(bounds)
+        if high > low
+    )
     data = b"".join(LAYOUTS[layout].tar_chunks(7, parts)) + END_OF_ARCHIVE
     sizes = np.array([(len(text), len(json)) for text, json in samples], np.int64)
     return data, LAYOUTS[layout].index_of(sizes[:, 0], sizes[:, 1])

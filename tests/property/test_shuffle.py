@@ -84,7 +84,7 @@ def test_batches_of_a_few_samples_give_the_same_bytes(
     """With small batches, a shard and a merge have several batches."""
     expected = written(tagged, tmp_path / "expected")
     monkeypatch.setattr(merge, "BATCH_BYTES", 1000)
-    monkeypatch.setattr("skillshard.shards.tar._BYTES_AT_ONCE", 100)
+    monkeypatch.setattr("skillshard.shards.contents.CHUNK_BYTES", 100)
     assert written(tagged, tmp_path / "batches") == expected
     monkeypatch.setattr(stages, "plan_merges", partial(plan_merges, max_fan_in=3))
     assert written(tagged, tmp_path / "merged") == expected
