@@ -3,11 +3,12 @@
     python -m benchmarks.memory FOLDER [--scale 0.25] [SHAPE...]
 
 For each shape, the corpus is generated under FOLDER, tagged and sharded by two workers, and removed. A line shows the largest resident
-memory of a worker and of the driver (VmHWM of /proc, read every 20 ms), and the CPU seconds. A worker must stay under 500 MB. `--scale`
+memory of a worker and of the driver (VmHWM of /proc, read every 50 ms), and the CPU seconds. A worker must stay under 500 MB. `--scale`
 multiplies the number of rows.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -49,9 +50,26 @@ SHAPES: dict[str, tuple[str, Callable[[float], Iterator[bytes]]]] = {
 }
 
 
-def children(pid: int) -> list[int]:
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(child) for child in file.read().split()]
+def processes_of(root: int) -> dict[int, float]:
+    """Return a process and all its descendants, each with its CPU seconds so far.
+
+    The workers are children of the fork server of `multiprocessing`, and not of the command. The command does not wait for the workers, so
+    `os.times` does not count their time.
+    """
+    parents: dict[int, int] = {}
+    cpu_s: dict[int, float] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):  # the process has just ended
+            continue
+        parents[int(name)] = int(fields[1])
+        cpu_s[int(name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    family = {root} & cpu_s.keys()
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    return {pid: cpu_s[pid] for pid in family}
 
 
 def peak_bytes(pid: int) -> int:
@@ -61,23 +79,20 @@ def peak_bytes(pid: int) -> int:
 
 
 def measure(command: list[str]) -> tuple[int, int, float]:
-    """Run a command. Return the peak bytes of the largest worker and of the driver, and the CPU seconds."""
-    before = os.times()
+    """Run a command. Return the peak bytes of the largest worker and of the driver, and the CPU seconds of all processes."""
     process = subprocess.Popen([sys.executable, "-m", "skillshard", *command], stdout=subprocess.DEVNULL)
-    worker = driver = 0
+    peaks: dict[int, int] = {}
+    cpu_s: dict[int, float] = {}
     while process.poll() is None:
-        try:
-            driver = max(driver, peak_bytes(process.pid))
-            for child in children(process.pid):
-                worker = max(worker, peak_bytes(child))
-        except (FileNotFoundError, ProcessLookupError):  # the process has just ended
-            pass
-        time.sleep(0.02)
+        for pid, seconds in processes_of(process.pid).items():
+            cpu_s[pid] = seconds
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process has just ended
+                peaks[pid] = max(peaks.get(pid, 0), peak_bytes(pid))
+        time.sleep(0.05)
     if process.returncode:
         sys.exit(f"{' '.join(command)} failed.")
-    after = os.times()
-    cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
-    return worker, driver, cpu_s
+    driver = peaks.pop(process.pid)
+    return max(peaks.values(), default=0), driver, sum(cpu_s.values())
 
 
 def main() -> None:

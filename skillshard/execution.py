@@ -399,6 +399,12 @@ def _cause(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if "failed to import on the worker" in str(error) or isinstance(error, ImportError):
         return f"a node cannot import a package that the task needs ({lines[-1]}); install skillshard with the same extras on every node"
+    if isinstance(error, FileNotFoundError):
+        # The file of another node looks like a file that is not there.
+        return (
+            f"{error}, on the machine of the task. On several machines, give a corpus, an output and scratch files (`--scratch`) in a directory that "
+            "all machines share, or in a store"
+        )
     return (
         str(error)
         if isinstance(error, OSError)

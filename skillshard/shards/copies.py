@@ -13,25 +13,32 @@ many ranges are merged by `merge_firsts`.
 The tables of a parent, a shard set that is continued, hold the texts of its shards (parent.py). The texts of the parent stand before all new
 texts, so a new sample with such a text is a copy.
 
-Costs: 64 bytes of scratch space for each distinct text of a chunk and skill. A task needs about 200 bytes of memory for each of
+If copies are dropped, a table also has the ids of its first samples, because rejected/ names the first sample of each copy. The ids lie in the
+order of the entries and go through the same merges, so a range of hashes is one stretch of ids in each table.
+
+Costs: 64 bytes of scratch space for each distinct text of a chunk and skill, and 8 bytes and the id if copies are dropped. A task needs about 200 bytes of memory for each of
 `TEXTS_PER_RANGE` entries. A text has at most one entry for each chunk and skill, however often the text is repeated. The driver
 holds the totals of each skill and split, but no list of copies.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
-from jaxtyping import Bool
+import pyarrow as pa
+from jaxtyping import Bool, Int
 
 from skillshard import places, storage
 from skillshard.corpus import Partition, Rejection
 from skillshard.corpus.reader import line_numbers
+from skillshard.errors import ShardError
 from skillshard.execution import Record
 from skillshard.shards.chunks import chunk_number, chunk_place
+from skillshard.shards.contents import array_of, gathered
 from skillshard.shards.split import BYTES, HOLDOUT, SAMPLES, TEXTS, TRAIN, Order
+from skillshard.shards.tar import Bytes
 from skillshard.shards.texts import HASH_DTYPE, hash_of, hashes_of, hex_of
 from skillshard.tags import first_rejected
 
@@ -56,10 +63,12 @@ TEXTS_DTYPE = np.dtype(
         ("chunk", "<u8"),
         ("skill", "<u4"),
         ("file", "<u4"),  # of the first sample
-        ("place", "<u4"),  # of the first sample: entry of the chunk's sorted index
+        ("id_bytes", "<u4"),  # of the first sample; 0 unless copies are dropped, and for texts of a parent
         ("num_samples", "<u4"),
     ]
 )
+TABLE_SUFFIXES = (".npy", ".ids.npy", ".ids.data")
+"""Suffixes of a table of texts: the entries, the place of each id, and the ids."""
 FIRSTS_DTYPE = np.dtype(
     [
         ("chunk", "<u8"),
@@ -78,11 +87,11 @@ def texts_of_chunk(
     files: np.ndarray,
     rows: np.ndarray,
     num_bytes: np.ndarray,
-    places: np.ndarray,
+    id_bytes: np.ndarray,
     *,
     chunk: int,
-) -> np.ndarray:
-    """Return the table of a chunk's texts, dtype `TEXTS_DTYPE`.
+) -> tuple[np.ndarray, Int[np.ndarray, " text"]]:
+    """Return the table of a chunk's texts, dtype `TEXTS_DTYPE`, and the position of the first sample of each entry.
 
     The arrays have one entry for each sample, in the order of the corpus.
 
@@ -92,7 +101,7 @@ def texts_of_chunk(
         files: Number of the file.
         rows: Row in the file, rising in each file.
         num_bytes: Bytes of the sample in a tar.
-        places: Entry in the chunk's sorted index.
+        id_bytes: Bytes of the id, or 0 if the table has no ids.
         chunk: Number of the chunk.
     """
     # The sort is stable, so the first of equal texts is the first sample in the order of the corpus.
@@ -103,11 +112,29 @@ def texts_of_chunk(
     table = np.empty(len(starts), TEXTS_DTYPE)
     table["text"], table["skill"] = texts[starts], skills[starts]
     table["chunk"] = chunk
-    for name, values in (("file", files), ("row", rows), ("place", places), ("first_bytes", num_bytes)):
-        table[name] = values[order][starts]
+    firsts = order[starts]
+    for name, values in (("file", files), ("row", rows), ("first_bytes", num_bytes), ("id_bytes", id_bytes)):
+        table[name] = values[firsts]
     table["num_samples"] = np.diff(np.append(starts, len(order)))
     table["num_bytes"] = np.add.reduceat(num_bytes[order], starts)
-    return table
+    return table, firsts
+
+
+def write_table(place: str, table: np.ndarray, ids: Iterable[Bytes]) -> None:
+    """Write a table of texts, and the ids of its first samples if the table has ids.
+
+    Args:
+        place: Place of the files, without suffixes (`TABLE_SUFFIXES`).
+        table: Entries, dtype `TEXTS_DTYPE`.
+        ids: Ids of all entries in their order, in stretches of any length.
+    """
+    if table["id_bytes"].any():
+        # A task that reads a range of the table finds the ids of the range by the first bound, without reading the table.
+        bounds = np.cumsum(table["id_bytes"], dtype=np.uint64) - table["id_bytes"]
+        with storage.writing(places.with_suffix(place, ".ids.data")) as part, part.open("wb") as file:
+            file.writelines(ids)
+        storage.write_array(places.with_suffix(place, ".ids.npy"), bounds)
+    storage.write_array(places.with_suffix(place, ".npy"), table)
 
 
 def find_copies(
@@ -119,13 +146,12 @@ def find_copies(
     num_skills: int,
     totals: str,
     firsts: str | None,
-    scratch: str,
     parent_names: str | None,
 ) -> Record:
     """Count texts and copies of each skill, for the texts with a hash in [low, high).
 
     Args:
-        tables: Tables of texts, in which the range is complete.
+        tables: Places of tables of texts, without suffixes, in which the range is complete.
         low: First hash of the range.
         high: End of the range, exclusive. None stands for no limit.
         cut: Hash below which a text is held out.
@@ -134,13 +160,13 @@ def find_copies(
         totals: File to write, an array (skill, total). The totals are the number of copies; then texts, samples and bytes in train, and the
             same three numbers in holdout. Dropped copies count only as copies.
         firsts: Place for the first samples of texts with copies, if copies are dropped. With None, copies are kept.
-        scratch: Directory of the chunks.
         parent_names: File with the names of the parent's shards, a name on each line. None without a parent.
 
     Returns:
         Number of copies, and of entries in the table of first samples.
     """
-    entries = _entries(tables, low, high)
+    stretches = _stretches(tables, low, high)
+    entries, order = _sorted(stretches)
     is_first, group = _groups(entries["text"])
     is_new = entries["skill"] != PARENT
     samples = entries["num_samples"].astype(np.int64)
@@ -163,7 +189,10 @@ def find_copies(
         np.add.at(sizes[:, :, BYTES], (counted["skill"], side), counted["first_bytes"].astype(np.int64))
     # Not in the record: the records of all ranges stand in the driver's memory together.
     storage.write_array(totals, np.column_stack((copies, sizes.reshape(num_skills, 6))))
-    num_firsts = 0 if firsts is None else _write_firsts(firsts, scratch, parent_names, entries, is_first, group)
+    num_firsts = 0
+    if firsts is not None:
+        ids = _ids_of(stretches).take(pa.array(order))
+        num_firsts = _write_firsts(firsts, parent_names, entries, ids, is_first, group)
     return {"copies": int(copies.sum()), "firsts": num_firsts}
 
 
@@ -179,31 +208,79 @@ def is_below(texts: np.ndarray, cut: str, inherited: Sequence[str]) -> Bool[np.n
     return below ^ np.isin(texts, hashes_of(inherited)) if inherited else below
 
 
-def _entries(tables: list[str], low: str, high: str | None) -> np.ndarray:
-    """Return the entries of a range, sorted by text and then by the order of the corpus. Texts of a parent come before new texts."""
+class _Stretch(NamedTuple):
+    """Entries of a range of hashes in one table.
+
+    Attributes:
+        place: Place of the table, without suffixes.
+        begin: Entry of the table with which the stretch begins.
+        entries: Entries, dtype `TEXTS_DTYPE`.
+    """
+
+    place: str
+    begin: int
+    entries: np.ndarray
+
+
+def _stretches(tables: Sequence[str], low: str, high: str | None) -> list[_Stretch]:
+    """Return the entries of the texts with a hash in [low, high), of each table."""
     stretches = []
     for place in tables:
-        table = storage.load_array(place)
+        table = storage.load_array(places.with_suffix(place, ".npy"))
         begin = int(np.searchsorted(table["text"], hash_of(low)))
         end = len(table) if high is None else int(np.searchsorted(table["text"], hash_of(high)))
-        stretches.append(np.array(table[begin:end]))
-    entries = np.concatenate(stretches) if stretches else np.empty(0, TEXTS_DTYPE)
+        stretches.append(_Stretch(place, begin, np.array(table[begin:end])))
+    return stretches
+
+
+def _sorted(stretches: Sequence[_Stretch]) -> tuple[np.ndarray, Int[np.ndarray, " entry"]]:
+    """Return all entries, sorted by text and then by the order of the corpus, and their positions before the sort.
+
+    Texts of a parent come before new texts.
+    """
+    entries = np.concatenate([np.empty(0, TEXTS_DTYPE), *(stretch.entries for stretch in stretches)])
     is_new = entries["skill"] != PARENT
     # Two tables of a parent may hold the same text. The number of the shard makes the order total.
     before = () if is_new.all() else (entries["chunk"], entries["row"], entries["file"], is_new)
-    return entries[np.lexsort((*(before or (entries["row"], entries["file"])), entries["text"]))]
+    order = np.lexsort((*(before or (entries["row"], entries["file"])), entries["text"]))
+    return entries[order], order
+
+
+def _ids_of(stretches: Sequence[_Stretch]) -> pa.LargeBinaryArray:
+    """Return the ids of the first samples of all entries, in the order of the stretches. An entry without an id has an empty id.
+
+    Each stretch is read by one open and one read, so the ids add no more opens than the tables have.
+    """
+    sizes = np.concatenate(
+        [np.empty(0, np.int64), *(stretch.entries["id_bytes"].astype(np.int64) for stretch in stretches)]
+    )
+    data = bytearray()
+    for stretch in stretches:
+        num_bytes = int(stretch.entries["id_bytes"].sum(dtype=np.int64))
+        if num_bytes:
+            bounds = storage.load_array(places.with_suffix(stretch.place, ".ids.npy"))
+            with storage.open_at(places.with_suffix(stretch.place, ".ids.data")) as file:
+                file.seek(int(bounds[stretch.begin]))
+                data += file.read(num_bytes)
+    if len(data) != sizes.sum():
+        raise ShardError(
+            "a scratch file with ids ends too early: damaged or edited. Remove the unfinished output directory and run the command again."
+        )
+    return array_of(data, sizes)
 
 
 def merge_tables(inputs: list[str], out: str, low: str, high: str | None) -> Record:
     """Write one table of texts with the entries of a range of hashes from several tables.
 
     Args:
-        inputs: Tables.
-        out: Table to write.
+        inputs: Places of tables, without suffixes.
+        out: Place of the table to write, without suffixes.
         low: First hash of the range.
         high: End of the range, exclusive. None stands for no limit.
     """
-    storage.write_array(out, _entries(inputs, low, high))
+    stretches = _stretches(inputs, low, high)
+    entries, order = _sorted(stretches)
+    write_table(out, entries, gathered(_ids_of(stretches), order))
     return {}
 
 
@@ -216,9 +293,9 @@ def _groups(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _write_firsts(
     place: str,
-    scratch: str,
     parent_names: str | None,
     entries: np.ndarray,
+    ids_of_entries: pa.LargeBinaryArray,
     is_first: np.ndarray,
     group: np.ndarray,
 ) -> int:
@@ -235,10 +312,13 @@ def _write_firsts(
         repeated = np.add.reduceat(entries["num_samples"], starts) > 1
         repeated &= np.add.reduceat(is_new, starts, dtype=np.int64) > 0
     ids = [b""] * len(starts)
-    for position, sample_id in zip(
-        np.flatnonzero(repeated).tolist(), _ids_at(scratch, parent_names, entries[starts[repeated]]), strict=True
-    ):
-        ids[position] = sample_id
+    names = [] if parent_names is None else storage.read_bytes(parent_names).splitlines()
+    # The tars of a parent are not read. In place of the id of a parent's sample stand the row and the name of the shard.
+    of_repeated = ids_of_entries.take(pa.array(starts[repeated])).to_pylist()
+    for position, sample_id in zip(np.flatnonzero(repeated).tolist(), of_repeated, strict=True):
+        first = entries[starts[position]]
+        shard = int(first["chunk"]) - PARENT_CHUNK
+        ids[position] = sample_id if shard < 0 else b"row %d of %s" % (int(first["row"]), names[shard])
     # A text has an entry for each skill of a chunk, and a chunk needs one. The chunks of a text rise.
     is_other_chunk = is_first.copy()
     is_other_chunk[1:] |= entries["chunk"][1:] != entries["chunk"][:-1]
@@ -296,27 +376,6 @@ def merge_firsts(inputs: list[str], out: str, low: int, high: int) -> Record:
     return {}
 
 
-def _ids_at(scratch: str, parent_names: str | None, firsts: np.ndarray) -> list[bytes]:
-    """Return the ids of the first samples of some texts, given by entries of tables. Each chunk is opened once.
-
-    In place of the id of a parent's sample, the result has the row and the name of the shard, so the tars of the parent are not read.
-    """
-    ids: list[bytes] = [b""] * len(firsts)
-    names = [] if parent_names is None else storage.read_bytes(parent_names).splitlines()
-    by_chunk = np.argsort(firsts["chunk"], kind="stable").tolist()
-    for number, positions in groupby(by_chunk, key=lambda position: int(firsts["chunk"][position])):
-        if number >= PARENT_CHUNK:
-            for position in positions:
-                ids[position] = b"row %d of %s" % (int(firsts["row"][position]), names[number - PARENT_CHUNK])
-            continue
-        place = chunk_place(scratch, number)
-        index = storage.load_array(places.with_suffix(place, ".npy"))
-        with storage.open_at(places.with_suffix(place, ".data")) as file:
-            for position in positions:
-                ids[position] = _member(file, index[int(firsts["place"][position])])[0].encode()
-    return ids
-
-
 def _member(file: Any, entry: np.void) -> tuple[str, bytes, dict[str, Any]]:
     """Read the id, text and meta of a sample from the data of a chunk."""
     file.seek(int(entry["start"]))
@@ -336,7 +395,7 @@ def find_texts(
     """Find the lowest or highest texts of some skills in a range of hashes.
 
     Args:
-        tables: Tables of texts, in which the range is complete.
+        tables: Places of tables of texts, without suffixes, in which the range is complete.
         low: First hash of the range.
         high: End of the range, exclusive. None stands for no limit.
         drop: Whether copies are dropped. Only the first sample of a text counts then.
@@ -348,7 +407,7 @@ def find_texts(
         Skill -> texts in the requested order. A text is a hash and, for each skill with this text, the number of samples and
         their bytes.
     """
-    entries = _entries(tables, low, high)
+    entries, _ = _sorted(_stretches(tables, low, high))
     is_first, group = _groups(entries["text"])
     # The shards of a parent stay as they are, so a text of the parent cannot change its side.
     is_free = ~np.isin(group, group[entries["skill"] == PARENT])

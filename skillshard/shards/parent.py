@@ -26,7 +26,7 @@ from skillshard.errors import ShardError, name_some
 from skillshard.execution import Record
 from skillshard.hash_ranges import hash_bounds, rows_between
 from skillshard.printable import counted
-from skillshard.shards.copies import PARENT, PARENT_CHUNK, TEXTS_DTYPE
+from skillshard.shards.copies import PARENT, PARENT_CHUNK, TEXTS_DTYPE, write_table
 from skillshard.shards.manifest import SPLITS, Manifest, Manifest4, Split
 from skillshard.shards.read import ShardSet, SkillShards
 from skillshard.shards.split import HOLDOUT, TEXTS, TRAIN, Sizes
@@ -49,7 +49,7 @@ class ParentTables:
     """Scratch files with the texts of a parent. Without a parent, all are empty.
 
     Attributes:
-        tables: Tables of texts.
+        tables: Places of tables of texts, without suffixes.
         num_texts: Number of entries of all tables.
         names: File with the names of the shards. None without a parent.
         inherited: Exceptions to the cut.
@@ -144,7 +144,7 @@ class Parent:
         records = stages.run(
             "parent", "reading keys", read_keys, tasks, about=(shards[group.start].name(0) for group in groups)
         )
-        texts, ids = ([places.with_suffix(out, suffix) for out in outs] for suffix in (".texts.npy", ".ids.npy"))
+        texts, ids = ([places.with_suffix(out, suffix) for out in outs] for suffix in (".texts", ".ids.npy"))
         return ParentTables(texts, sum(record["texts"] for record in records), names, self.inherited), ids
 
     def refuse_equal_ids(self, stages: Stages, chunks: Sequence[str], num_new: int, ids: Sequence[str]) -> None:
@@ -236,7 +236,7 @@ def read_keys(shards: list[SkillShards], first_shard: int, out: str) -> Record:
     table["text"], table["row"], table["num_samples"] = texts, rows[positions], 1
     table["chunk"] = numbers[positions].astype(np.uint64) + np.uint64(PARENT_CHUNK)
     table["skill"] = table["file"] = PARENT
-    storage.write_array(places.with_suffix(out, ".texts.npy"), table)
+    write_table(places.with_suffix(out, ".texts"), table, ())
     hashes = np.concatenate([of_shard["id"] for of_shard in keys])
     order = np.argsort(hashes, kind="stable")
     ids = np.empty(len(hashes), IDS_DTYPE)

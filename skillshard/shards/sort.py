@@ -3,6 +3,7 @@
     SCRATCH/000000/000.npy          one entry for each sample, sorted, dtype `ENTRY_DTYPE`
     SCRATCH/000000/000.data         text and JSON of each sample, in the sorted order; with members, text and payload (members.py)
     SCRATCH/000000/000.texts.npy    distinct texts of the chunk (copies.py)
+    SCRATCH/000000/000.texts.ids.*  ids of the first samples of these texts; only if copies are dropped
     SCRATCH/000000/000.copies.npy   whether each entry is a copy; only if copies are dropped
     SCRATCH/000000/000.ids.npy      hash of each id, sorted, and the entry, dtype `IDS_DTYPE`; only if shards are appended
 
@@ -25,7 +26,7 @@ from skillshard.execution import Record
 from skillshard.hash_ranges import id_hash
 from skillshard.shards.chunks import chunk_number, chunk_place
 from skillshard.shards.contents import array_of, gathered
-from skillshard.shards.copies import is_below, texts_of_chunk
+from skillshard.shards.copies import is_below, texts_of_chunk, write_table
 from skillshard.shards.layouts import LAYOUTS
 from skillshard.shards.manifest import SPLITS, Layout
 from skillshard.shards.members import payload_of, tar_bytes_of
@@ -62,11 +63,12 @@ _BLOCK_DTYPE = np.dtype(
         ("file", "<u4"),
         ("text_bytes", "<u4"),
         ("json_bytes", "<u4"),  # of the payload
+        ("id_bytes", "<u4"),
         ("own_json_bytes", "<u4"),  # of the JSON without members, if samples have members
     ]
 )
 IDS_DTYPE = np.dtype([("hash", "<u8"), ("place", "<u4")])
-FORMAT = 2
+FORMAT = 3
 """Version of the scratch files, in the records of the sorting. Work of another version cannot be continued."""
 
 
@@ -84,6 +86,7 @@ def sort_partition(
     most_rows: int | None,
     layout: Layout,
     inherited: Sequence[str] | None,
+    drop: bool,
 ) -> Record:
     """Sort the tagged samples of a partition by (skill, side of the cut, hash of the id) into chunks of about `SORT_BYTES`.
 
@@ -102,6 +105,7 @@ def sort_partition(
             rows shows a change. None: all rows.
         layout: Layout of the shards, for the bytes of a sample in a tar.
         inherited: Exceptions to the cut in the parent, a shard set that is continued. None without a parent.
+        drop: Whether copies are dropped. The table of texts then has ids, because the list of the dropped samples names ids.
 
     Returns:
         Version of the scratch files, and numbers of chunks, of samples, of entries in the tables of texts, and of bytes of text and JSON. The
@@ -115,13 +119,13 @@ def sort_partition(
     suffixes = tuple(reading.members)
     indexes = {skill: index for index, skill in enumerate(skills)}
     chunks = num_samples = num_texts = num_bytes = 0
-    waiting = _Waiting(cut, layout, inherited)
+    waiting = _Waiting(cut, layout, inherited, drop)
 
     def write() -> None:
         nonlocal chunks, num_texts, num_bytes, waiting
         num_bytes += len(waiting.data)
         num_texts += waiting.write(scratch, chunk_number(partition.index, chunks), with_members=bool(suffixes))
-        chunks, waiting = chunks + 1, _Waiting(cut, layout, inherited)
+        chunks, waiting = chunks + 1, _Waiting(cut, layout, inherited, drop)
 
     reader = PartitionReader(partition, reading)
     set_aside: Counter[str] = Counter()
@@ -167,22 +171,22 @@ class _Block:
     Attributes:
         entries: Numbers and hash of each sample, dtype `_BLOCK_DTYPE`.
         contents: Text and payload of each sample, two values for each sample.
+        ids: Id of each sample.
     """
 
     entries: np.ndarray
     contents: list[bytes]
+    ids: list[bytes]
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def cut(self, position: int) -> tuple["_Block", "_Block"]:
         """Return the samples before a position, and the samples from the position on."""
-        if position == len(self):
-            return self, _Block(self.entries[position:], [])
         cut = 2 * position
         return (
-            _Block(self.entries[:position], self.contents[:cut]),
-            _Block(self.entries[position:], self.contents[cut:]),
+            _Block(self.entries[:position], self.contents[:cut], self.ids[:position]),
+            _Block(self.entries[position:], self.contents[cut:], self.ids[position:]),
         )
 
 
@@ -217,7 +221,9 @@ def _block(
     entries["skill"], entries["file"], entries["row"] = skills, file, rows
     entries["text"] = text_hashes(texts)
     entries["text_bytes"], entries["json_bytes"] = list(map(len, texts)), list(map(len, payloads))
-    return _Block(entries, [value for pair in zip(texts, payloads, strict=True) for value in pair])
+    ids = [sample.id.encode() for sample in samples]
+    entries["id_bytes"] = list(map(len, ids))
+    return _Block(entries, [value for pair in zip(texts, payloads, strict=True) for value in pair], ids)
 
 
 class _Waiting:
@@ -229,27 +235,32 @@ class _Waiting:
         cut: Hash below which a text is held out.
         layout: Layout of the shards.
         inherited: Exceptions to the cut in the parent. None without a parent.
+        with_ids: Whether the table of texts has the ids of the first samples.
     """
 
-    def __init__(self, cut: str, layout: Layout, inherited: Sequence[str] | None) -> None:
-        self.cut, self.layout, self.inherited = cut, layout, inherited
-        self.data = bytearray()
+    def __init__(self, cut: str, layout: Layout, inherited: Sequence[str] | None, with_ids: bool) -> None:
+        self.cut, self.layout, self.inherited, self.with_ids = cut, layout, inherited, with_ids
+        self.data, self.ids = bytearray(), bytearray()
         self.num_samples = 0
         self._entries: list[np.ndarray] = []
 
     @property
     def num_bytes(self) -> int:
         """Memory of the samples until the chunk is written, in bytes."""
-        return len(self.data) + _OVERHEAD_BYTES * self.num_samples
+        return len(self.data) + len(self.ids) + _OVERHEAD_BYTES * self.num_samples
 
     def num_fitting(self, block: _Block) -> int:
         """Return the number of samples of a block up to the sample that reaches `SORT_BYTES`."""
         sizes = block.entries["text_bytes"].astype(np.int64) + block.entries["json_bytes"] + _OVERHEAD_BYTES
+        if self.with_ids:
+            sizes += block.entries["id_bytes"]
         return min(len(block), int(np.searchsorted(np.cumsum(sizes), SORT_BYTES - self.num_bytes)) + 1)
 
     def add(self, block: _Block) -> None:
         self._entries.append(block.entries)
         self.data += b"".join(block.contents)
+        if self.with_ids:
+            self.ids += b"".join(block.ids)
         self.num_samples += len(block)
 
     def write(self, scratch: str, number: int, *, with_members: bool = False) -> int:
@@ -283,12 +294,12 @@ class _Waiting:
             tar_bytes = LAYOUTS[self.layout].tar_bytes_of(text_bytes, own_json_bytes) + member_bytes
         else:
             tar_bytes = LAYOUTS[self.layout].tar_bytes_of(text_bytes, json_bytes)
-        # The argsort of a permutation is its inverse: the place in the sorted index of each sample.
-        table = texts_of_chunk(texts, skills, files, rows, tar_bytes, np.argsort(order), chunk=number)
+        id_bytes = entries["id_bytes"].astype(np.int64) if self.with_ids else np.zeros(len(entries), np.int64)
+        table, firsts = texts_of_chunk(texts, skills, files, rows, tar_bytes, id_bytes, chunk=number)
         place = chunk_place(scratch, number)
         with storage.writing(places.with_suffix(place, ".data")) as part, part.open("wb") as file:
             file.writelines(gathered(array_of(self.data, text_bytes + json_bytes), order))
-        storage.write_array(places.with_suffix(place, ".texts.npy"), table)
+        write_table(places.with_suffix(place, ".texts"), table, gathered(array_of(self.ids, id_bytes), firsts))
         if self.inherited is not None:
             by_hash = np.argsort(index["hash"], kind="stable")
             ids = np.empty(len(index), IDS_DTYPE)

@@ -19,6 +19,7 @@ from skillshard.merge_levels import Merge
 from skillshard.shards.chunks import chunk_number, chunk_place
 from skillshard.shards.copies import (
     FIRSTS_DTYPE,
+    TABLE_SUFFIXES,
     TEXTS_DTYPE,
     TEXTS_PER_RANGE,
     find_copies,
@@ -73,7 +74,6 @@ class TextTables:
             "cut": cut,
             "inherited": self.parent.inherited,
             "num_skills": self.num_skills,
-            "scratch": self._scratch,
             "parent_names": self.parent.names,
         }
         totals_places = [self.stages.work.scratch("totals", f"{number:06d}.npy") for number in range(self._num_ranges)]
@@ -166,7 +166,8 @@ class TextTables:
     def remove(self) -> None:
         """Delete the tables. The records of all tasks that read the tables exist."""
         for place in {table for bounds in self._ranges for table in bounds["tables"]}:
-            storage.remove(place)
+            for suffix in TABLE_SUFFIXES:
+                storage.remove(places.with_suffix(place, suffix))
 
     @cached_property
     def _scratch(self) -> str:
@@ -186,10 +187,10 @@ class TextTables:
             low, high = bounds[merge.first_reader], bounds[merge.last_reader]
             return {"inputs": inputs, "out": out, "low": low, "high": high}
 
-        tables = [*(places.with_suffix(chunk, ".texts.npy") for chunk in self.chunks), *self.parent.tables]
+        tables = [*(places.with_suffix(chunk, ".texts") for chunk in self.chunks), *self.parent.tables]
         num_bytes = (self.num_texts + self.parent.num_texts) * TEXTS_DTYPE.itemsize
         _, columns = self.stages.merged(
-            "tables", merge_tables, tables, ("",), self._num_ranges, num_bytes, merge_arguments
+            "tables", merge_tables, tables, TABLE_SUFFIXES, self._num_ranges, num_bytes, merge_arguments
         )
         return [
             {"tables": inputs, "low": bounds[number], "high": bounds[number + 1]}

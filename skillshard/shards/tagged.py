@@ -76,6 +76,7 @@ def sort_tasks(
     layout: Layout,
     inherited: Sequence[str] | None,
     members: Mapping[str, str],
+    drop: bool,
 ) -> list[Task]:
     """Return a task of `sort_partition` for each partition with some of the first `limit` rows of the tags. None: all rows.
 
@@ -107,6 +108,7 @@ def sort_tasks(
                 "most_rows": most_rows,
                 "layout": layout,
                 "inherited": inherited,
+                "drop": drop,
             }
         )
         for stretch in part.stretches:

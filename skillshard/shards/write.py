@@ -306,7 +306,7 @@ def _write(
     skills = sorted({*(skill.name for skill in tags.manifest.skills), *(parent.folders if parent else ())})
     limit = made_from["arguments"].get("limit")
     inherited = None if parent is None else parent.inherited
-    tasks = sort_tasks(corpus, tags, work, skills, rules.cut, limit, rules.layout, inherited, rules.members)
+    tasks = sort_tasks(corpus, tags, work, skills, rules.cut, limit, rules.layout, inherited, rules.members, rules.drop)
     sorted_parts = run(
         sort_partition, tasks, backend=backend, records=work.records("sort"), on_done=on_stage("sorting", len(tasks))
     )

@@ -265,7 +265,7 @@ def test_no_text_is_on_both_sides_and_every_sample_is_accounted_for(
 def test_many_small_samples_take_the_memory_that_the_limit_of_a_chunk_counts() -> None:
     """Bytes from orjson keep their first buffer: 50,000 of these objects took 225 MB."""
     before = resident_bytes()
-    waiting = sort._Waiting("0" * 32, "pairs", None)
+    waiting = sort._Waiting("0" * 32, "pairs", None, False)
     for first in range(0, 200_000, 1000):
         rows = np.arange(first, first + 1000)
         samples = [Sample(str(row), "text", {"skill": "add", "number": 7}) for row in rows.tolist()]

@@ -1,7 +1,7 @@
 """The bytes of shards do not depend on the sizes of chunks, on merge levels, on batches or on the kill of a stage."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from skillshard import stages, storage, taggers
 from skillshard.corpus import Corpus, PartitionReader, Sample
 from skillshard.errors import StorageError
 from skillshard.merge_levels import MergePlan, plan_merges
+from skillshard.shards import copies as copies_module
 from skillshard.shards import merge, read, sort, tables, write
 from skillshard.shards.read import ShardSet
 from skillshard.shards.write import write_shards
@@ -67,6 +68,39 @@ def test_chunks_of_1_kb_and_of_128_mb_and_any_fan_in_give_the_same_bytes(
             patch.setattr("skillshard.shards.plan.GROUP_SHARDS", 2)
             assert written(tagged, tmp_path / str(number), copies) == expected
     assert {len(plan.fan_ins) for plan in plans} >= {0, 2, 4}
+
+
+def test_the_ids_of_first_samples_take_no_more_opens_than_the_merge_levels_allow(
+    tagged: tuple[Corpus, Tags], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`rejected/` names the first sample of each copy. One open for each chunk with a first sample would grow with the square of the corpus."""
+    expected = written(tagged, tmp_path / "expected", "drop")
+    monkeypatch.setattr(sort, "SORT_BYTES", 1 << 10)
+    monkeypatch.setattr(stages, "plan_merges", partial(plan_merges, max_fan_in=4))
+    monkeypatch.setattr(tables, "TEXTS_PER_RANGE", 40)
+    opened: list[str] = []
+    most: list[int] = []
+
+    def recorded(opening: Callable[[str], Any]) -> Callable[[str], Any]:
+        return lambda place: (opened.append(place), opening(place))[1]
+
+    def counted(task: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(task)
+        def run(**arguments: Any) -> Any:
+            opened.clear()
+            record = task(**arguments)
+            most.append(len(opened))
+            return record
+
+        return run
+
+    for name in ("open_at", "load_array"):
+        monkeypatch.setattr(copies_module.storage, name, recorded(getattr(copies_module.storage, name)))
+    monkeypatch.setattr(tables, "find_copies", counted(tables.find_copies))
+    assert written(tagged, tmp_path / "merged", "drop") == expected
+    assert len(list((tmp_path / "merged" / "rejected").iterdir())) > 0
+    # The entries, the places of the ids, and the ids of each of four tables.
+    assert len(most) > 2 and 4 < max(most) <= 3 * 4
 
 
 def test_a_fan_in_of_64_merges_more_than_64_chunks_to_the_same_bytes(

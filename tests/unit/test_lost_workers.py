@@ -81,6 +81,20 @@ def test_an_error_of_the_system_names_the_input_and_the_stage_in_one_process_too
     assert (tmp_path / "tries").read_text() == "." * MAX_TRIES
 
 
+def test_a_file_that_a_machine_does_not_see_names_the_remedy(tmp_path: Path) -> None:
+    """With a scratch directory of each node, a task finds no file of a task on another node."""
+    tasks = keyed([{"place": str(tmp_path / "of-another-node.npy")}])
+    with pytest.raises(
+        ExecutionError,
+        match=r"of-another-node.npy.*`--scratch`.* all machines share, or in a store\. What is done is kept",
+    ):
+        run(read, tasks, backend=Backend(workers=1), records=str(tmp_path / "write"))
+
+
+def read(place: str) -> Record:
+    return {"bytes": len(Path(place).read_bytes())}
+
+
 def fail(folder: str) -> Record:
     with Path(folder).open("a") as file:
         file.write(".")
