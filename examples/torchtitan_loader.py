@@ -2,10 +2,10 @@
 
     torchrun --nproc-per-node 2 examples/torchtitan_loader.py --shards S --run-dir runs/torchtitan --steps 100
 
-`SkillLoader` is a `ParallelAwareDataloader` of torchtitan. torchtitan makes the loader from its `Config`, reads pairs of inputs and labels,
-and saves and loads `state_dict()` with its checkpoints. The script below builds the loader as torchtitan's `Trainer` does, saves it by
-`torch.distributed.checkpoint` in the same form, and trains a bigram model on the CPU. Run the command again with more steps and with any
-number of processes that divides the blocks of a step, and the training continues.
+`SkillLoader` is a `ParallelAwareDataloader` of torchtitan. torchtitan makes the loader from `SkillLoader.Config`, reads pairs of inputs and
+labels, and keeps the loader's `state_dict()` in its checkpoints. The script below makes the loader as torchtitan's `Trainer` does, saves the
+loader by `torch.distributed.checkpoint` in the same form, and trains a bigram model on the CPU. Run the command again with more steps, and the
+training continues. The number of processes may change, and must divide the blocks of a step.
 
 torchtitan needs another release of `datasets` than other extras of skillshard, so install both in an environment of their own:
 pip install torchtitan 'skillshard[tokens]'. docs/howto/grain.md has the lines for torchtitan's configuration.

@@ -1,6 +1,6 @@
-"""What the manifest of a shard set does not say: the number and the bytes of its members, and the rows that were set aside by file, reason and field.
+"""Facts of a shard set beside its manifest: the number and the bytes of the members, and the rows that were set aside by file, reason and field.
 
-The counts of members come from the headers in the tars, one page of the disk for each member. The rows that were set aside come from rejected/.
+The headers in the tars give the members, at the cost of a page of the disk for each member. The files of rejected/ give the rows.
 """
 
 from collections import Counter
@@ -29,10 +29,13 @@ class MemberCount:
 
 
 def member_counts(shards: ShardSet) -> list[MemberCount] | None:
-    """Count the members of a shard set, by rising suffix. None: a shard is remote, and counting would fetch every tar.
+    """Count the members of a shard set, by rising suffix.
+
+    Returns:
+        The counts, or None if a shard is remote, because a count would fetch every tar.
 
     Raises:
-        ShardError: A shard differs from its entry in the manifest, or its members are damaged.
+        ShardError: A shard differs from the manifest, or the members of a shard are damaged.
     """
     num_samples, num_bytes = Counter[str](), Counter[str]()
     if not shards.members:
@@ -52,7 +55,10 @@ def member_counts(shards: ShardSet) -> list[MemberCount] | None:
 
 
 def set_aside_counts(shards: ShardSet) -> list[TagsSetAside] | None:
-    """Count the rows that were set aside, by file, reason and field. None: rejected/ lies on a web server, which cannot list it.
+    """Count the rows that were set aside, by file, reason and field.
+
+    Returns:
+        The counts, or None if rejected/ lies on a web server, because a web server cannot list files.
 
     Raises:
         ShardError: A file of rejected/ is damaged.

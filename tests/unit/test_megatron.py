@@ -19,6 +19,7 @@ from skillshard.shards.tokens import write_tokens
 from tests.commands import skillshard, works
 from tests.conftest import HERE, tag_and_shard, tree, write_corpus
 from tests.tokenizers_trained import EOS, counted, letter_tokenizer, letters, uneven_shards
+from tests.unit.test_export import stop_after
 
 SEPARATOR = letter_tokenizer().token_to_id(EOS)
 
@@ -138,16 +139,8 @@ def test_a_stopped_export_goes_on(
 ) -> None:
     arguments: dict[str, Any] = {"format": "megatron", "tokens": tokens, "separator": EOS, "workers": 1}
     export_shards(uneven, tmp_path / "whole", **arguments)
-    written: list[str] = []
     write_pair = export_module.write_pair
-
-    def stop_after_one(part: Any, ids: Any, place: str, index_place: str) -> Any:
-        if len(written) == 1:
-            raise KeyboardInterrupt
-        written.append(place)
-        return write_pair(part, ids, place, index_place)
-
-    monkeypatch.setattr(export_module, "write_pair", stop_after_one)
+    stop_after(1, "write_pair", monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         export_shards(uneven, tmp_path / "E", **arguments)
     assert not (tmp_path / "E" / MANIFEST).exists()
