@@ -28,7 +28,8 @@ from skillshard.graph.learn import Cost as TrainingCost
 from skillshard.graph.learn import answer_rule
 from skillshard.graph.skill_graph import read_graph
 from skillshard.graph.trials import eval_steps
-from skillshard.loss import Reduction
+from skillshard.loss import LossKind, Reduction
+from skillshard.mixing.replay import other_loss
 from skillshard.policies.policy import RunFacts, in_draws
 from skillshard.printable import shortened, time_in_words
 from skillshard.proxy.device import Compute, device_kind, is_here, resolve_precision
@@ -105,7 +106,8 @@ def compare_policies(
     counted = _counted(measured_on, targets)
     chosen = [parse_policy(text, skills=shards.skills, targets=targets, draws=steps * batch_size) for text in policies]
     _refuse_twice(chosen)
-    _refuse_unfit(chosen, shards, batch_size)
+    kind = reading.kind(reduction)
+    _refuse_unfit(chosen, shards, batch_size, kind)
     backend = backend or Backend()
     # A worker of Ray has another working directory.
     out = out.absolute()
@@ -127,7 +129,7 @@ def compare_policies(
         counted=counted,
         measured=tuple(sorted({*counted, *read})),
         reading=encoder,
-        kind=reading.kind(reduction),
+        kind=kind,
         recipe=Recipe(
             model=reading.model(encoder),
             steps=steps,
@@ -264,8 +266,8 @@ def _refuse_twice(chosen: Sequence[NamedPolicy]) -> None:
         first_of[key] = named.text
 
 
-def _refuse_unfit(chosen: Sequence[NamedPolicy], shards: ShardSet, batch_size: int) -> None:
-    """Raise PolicyError before any training if a policy does not fit the skills, as the mixer of a trial would."""
+def _refuse_unfit(chosen: Sequence[NamedPolicy], shards: ShardSet, batch_size: int, loss: LossKind) -> None:
+    """Raise PolicyError before any training if a policy does not fit the skills or the losses, as the mixer of a trial would."""
     skills = tuple(shards.skills)
     num_samples = tuple(len(shards.train[skill]) for skill in skills)
     for named in chosen:
@@ -273,6 +275,13 @@ def _refuse_unfit(chosen: Sequence[NamedPolicy], shards: ShardSet, batch_size: i
             in_draws(named.policy, RunFacts(skills, num_samples, step_draws=batch_size)).init(skills, num_samples)
         except PolicyError as error:
             raise PolicyError(f"policy {shortened(named.text, 80)}: {error}") from error
+        kind = other_loss(named.policy, loss)
+        if kind is not None:
+            raise PolicyError(
+                f"policy {shortened(named.text, 80)}: its graph was measured with {kind.sentence}, and this comparison measures {loss.sentence}. "
+                f"Measure the comparison in the same way (`reduction={kind.reduction!r}`, `answer_after`, `prompt_field`), or allow the mix with "
+                "any_loss=true in the text of the policy."
+            )
 
 
 def _refuse_unmeasured(chosen: Sequence[NamedPolicy], shards: ShardSet, measured_on: ShardSet) -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from skillshard.errors import PolicyError, did_you_mean
+from skillshard.errors import PolicyError, SkillshardError, did_you_mean
 from skillshard.mixing.named_policy import Context
 from skillshard.mixing.policy_file import is_in_json, policy_given
 from skillshard.policies import Policy
 from skillshard.policies.inner import Holding, policies_within
+from skillshard.printable import shortened
 
 # Other policies need more than the losses that the trial reports: probes, reference losses, or an order that the user gives.
 POLICIES = (
@@ -53,6 +54,7 @@ def parse_policy(text: str, *, skills: Sequence[str], targets: Sequence[str], dr
     Raises:
         PolicyError: The name is unknown, or an argument is missing, unknown or of another type.
         GraphError: The graph lacks a skill.
+        StorageError: A file cannot be read. Every message names the policy.
 
     >>> parse_policy("temperature:tau=2", skills=("a", "b"), targets=(), draws=100).policy.arguments
     {'tau': 2.0}
@@ -63,7 +65,11 @@ def parse_policy(text: str, *, skills: Sequence[str], targets: Sequence[str], dr
             f"policy {name!r}{did_you_mean(name, POLICIES)}: give {', '.join(POLICIES)}, or a file, FILE.json."
         )
     context = Context(skills=skills, targets=targets, defaults={"draws": draws})
-    policy = policy_given(text, context)
+    try:
+        policy = policy_given(text, context)
+    except SkillshardError as error:
+        # A comparison has several policies, so the sentence names the policy.
+        raise type(error)(f"policy {shortened(text, 80)}: {error}") from error
     for inner in policies_within(policy):
         if inner.name not in POLICIES and not isinstance(inner, Holding):
             raise PolicyError(f"{text}: a comparison has no policy {inner.name!r}: give {', '.join(POLICIES)}.")

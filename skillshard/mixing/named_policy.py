@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from skillshard import canonical, places, policies
 from skillshard.artefact import differences
-from skillshard.errors import PolicyError, did_you_mean, with_suggestions
+from skillshard.errors import GraphError, PolicyError, did_you_mean, with_suggestions
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.weights_file import read_weights
 from skillshard.policies.by_group import groups_of
@@ -96,7 +96,12 @@ class Context:
         if self.skills is None:
             return graph
         columns = [name for name in self.targets or graph.eval_skills if name not in self.absent]
-        return graph.choose(rows=self.skills, columns=columns)
+        try:
+            return graph.choose(rows=self.skills, columns=columns)
+        except GraphError as error:
+            raise GraphError(
+                f"{place}: {error} Give a graph with a row for each skill of the mix and a column for each target."
+            ) from error
 
     def of_groups(self, groups: Any) -> "Context":
         """Return the context of a policy over groups. The rows and columns of its graph are groups."""

@@ -209,10 +209,16 @@ def _facts(records: Records) -> RunFacts:
     )
 
 
+def other_loss(policy: Policy, loss: LossKind) -> LossKind | None:
+    """Return the kind of losses of a policy's graph, if the kind is another kind than the run's and the policy does not allow the mix."""
+    kind: LossKind | None = getattr(policy, "loss", None)
+    return None if kind == loss or getattr(policy, "any_loss", False) else kind
+
+
 def refuse_other_loss(policy: Policy, loss: LossKind) -> None:
     """Raise PolicyError if a policy's graph was measured with another kind of losses than the run's kind."""
-    kind = getattr(policy, "loss", None)
-    if kind is not None and kind != loss and not getattr(policy, "any_loss", False):
+    kind = other_loss(policy, loss)
+    if kind is not None:
         raise PolicyError(
             f"the graph of policy {policy.name} was measured with {kind.sentence}, and this run's losses are {loss.sentence}: SKILL-IT would "
             f"mix the two kinds. Give Mixer(loss={kind!r}) and report losses of this kind, or allow the mix with skill_it(..., any_loss=True)."

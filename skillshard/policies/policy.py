@@ -292,7 +292,7 @@ def check_names(what: str, given: Collection[str], skills: Collection[str]) -> N
     if unknown or missing:
         raise PolicyError(
             f"{what} do not name the skills of the mix: unknown: {name_some(with_suggestions(unknown, skills)) or 'none'}; missing: "
-            f"{name_some(missing) or 'none'}."
+            f"{name_some(missing) or 'none'}. Give every skill a number."
         )
 
 

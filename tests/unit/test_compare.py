@@ -20,6 +20,7 @@ from skillshard.execution import Backend
 from skillshard.graph.edges import EdgeRule
 from skillshard.graph.learn import learn_graph
 from skillshard.graph.skill_graph import SkillGraph
+from skillshard.loss import LossKind
 from skillshard.mixing.alarms import LOGGER
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import proportional, stratified
@@ -27,7 +28,7 @@ from skillshard.proxy.device import Compute
 from skillshard.proxy.reading_choice import ReadingChoice
 from skillshard.shards.read import ShardSet
 from skillshard.shards.write import write_shards
-from tests.commands import skillshard, works
+from tests.commands import fails, skillshard, works
 
 POLICIES = ("stratified", "proportional", "loss_order:eta=0.5")
 
@@ -264,6 +265,95 @@ def test_options_of_trainings_are_refused_with_finished_runs(shards: ShardSet, t
         assert outcome.code == 2
         words = " ".join(outcome.err.replace("│", " ").split())
         assert f"{option} is about trainings, and the inputs are finished runs: give one shard set." in words
+
+
+@pytest.mark.parametrize(
+    ("policy", "sentence"),
+    [
+        (
+            "fixed:unknown.json",
+            "the fixed weights do not name the skills of the mix: unknown: 'ad' (did you mean 'add'?)",
+        ),
+        (
+            "fixed:missing.json",
+            "the fixed weights do not name the skills of the mix: unknown: none; without a weight: add.",
+        ),
+        ("fixed:unknown.json,new=proportional", "unknown: 'ad' (did you mean 'add'?)"),
+        ("fixed:negative.json", "negative.json holds no weights: add is -1, not a number from 0 to 1e100."),
+        ("fixed:zero.json", "zero.json holds no weights above 0: all weights are 0."),
+        ("fixed:text.json", "text.json holds no weights: add is 'a', not a number"),
+        ("fixed:list.json", "list.json holds no weights but a list."),
+        ("fixed:nowhere.json", "nowhere.json: no such file."),
+        ("fixed:damaged.json", "damaged.json is not valid JSON"),
+        ("fixed", "policy fixed takes the arguments weights, new (missing: weights)."),
+        ("loss_order:eta=-1", "eta is -1.0: give a finite number >= 0"),
+        ("loss_order:eta=nan", "eta of loss_order is 'nan'"),
+        ("loss_order:eta=0.5,prior=unknown.json", "prior weights do not name the skills of the mix: unknown: 'ad'"),
+        ("skill_it:graph.json,eta=-0.5", "eta is -0.5: give a finite number >= 0"),
+        ("skill_it:graph.json", "(missing: eta)"),
+        (
+            "skill_it:others.json,eta=1",
+            "are not among the 2 training skills of the graph: 'red', 'blue'. Give a graph with a row for",
+        ),
+        ("skill_it:nowhere.json,eta=1", "nowhere.json: no such file."),
+        ("skill_it:tokens.json,eta=1", "its graph was measured with nats per token over all tokens"),
+        (
+            "skill_it:tokens.json,eta=1+floor:least=0.1",
+            "or allow the mix with any_loss=true in the text of the policy.",
+        ),
+        ("skill_stratified:others.json", "are not among the 2 training skills of the graph"),
+        ("temperature:tau=0", "tau is 0.0: give a finite number > 0"),
+        ("unimax:epochs=0", "epochs is 0.0: give the maximal number of passes"),
+        ("odm:warmup_steps=-1", "warmup_steps is -1: give optimizer steps >= 0"),
+        ("stratified+floor:least=0.5", "floor 0.5 x 2 skills is 1: give a floor below 1 / 2"),
+        ("stratified+cap:most=0.1", "cap 0.1 x 2 skills is 0.2, less than the whole"),
+        ("groups.json", "the groups do not name the skills of the mix: unknown: none; without a group: 'carry'"),
+        ("stages.json", "stage 1: the fixed weights do not name the skills of the mix"),
+    ],
+)
+def test_a_policy_that_does_not_fit_is_refused_before_anything_trains(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {
+        "unknown": {"ad": 1, "carry": 1},
+        "missing": {"carry": 1},
+        "negative": {"add": -1, "carry": 1},
+        "zero": {"add": 0, "carry": 0},
+        "text": {"add": "a", "carry": 1},
+        "list": [1, 2],
+        "groups": {"policy": "by_group", "outer": "stratified", "inner": "stratified", "groups": {"one": ["add"]}},
+        "stages": {
+            "policy": "stages",
+            "stages": [{"until": 2, "weights": {"add": 1}}, {"policy": "stratified"}],
+        },
+    }
+    for name, content in files.items():
+        Path(f"{name}.json").write_text(json.dumps(content))
+    Path("damaged.json").write_text('{"add": 1')
+    SkillGraph.chain(shards.skills).save("graph.json")
+    SkillGraph.chain(("red", "blue")).save("others.json")
+    SkillGraph(shards.skills, shards.skills, [[1, 0.5], [0, 1]], loss=LossKind(reduction="per_token")).save(
+        "tokens.json"
+    )
+    monkeypatch.setattr("skillshard.comparison.compare.run", None)  # every training and every timing begins here
+    arguments = ("--policy", "stratified", "--policy", policy, "--seeds", 2, "--steps", 4, "--out", tmp_path / "C")
+    refused = fails("compare", shards.root, *arguments)
+    assert sentence in refused and refused.startswith(f"policy {policy.partition('+')[0]}")
+    assert not (tmp_path / "C").exists()
+    # The refusal does not depend on the place of the policy.
+    arguments = ("--policy", policy, "--policy", "stratified", "--seeds", 2, "--steps", 4, "--out", tmp_path / "C")
+    assert fails("compare", shards.root, *arguments) == refused
+
+
+def test_a_graph_of_another_kind_of_losses_is_compared_where_the_policy_allows_the_mix(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    graph = SkillGraph(shards.skills, shards.skills, [[1, 0.5], [0, 1]], loss=LossKind(reduction="per_token"))
+    graph.save(tmp_path / "graph.json")
+    policies = ("stratified", f"skill_it:{tmp_path}/graph.json,eta=0.5,any_loss=true")
+    compare(shards, tmp_path / "C", policies=policies)
+    compare(shards, tmp_path / "D", policies=(policies[0], policies[1].rpartition(",")[0]), reduction="per_token")
 
 
 def test_a_graph_of_other_skills_is_refused(shards: ShardSet, tmp_path: Path) -> None:
