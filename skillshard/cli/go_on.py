@@ -47,7 +47,7 @@ def go_on(
         typer.Option(
             "--old-tokens",
             metavar="TOKENS",
-            help="Tokens of RUN, if its blocks were packed by best-fit and --state lies inside a round.",
+            help="Tokens of RUN, if its draws are blocks, or if its blocks were packed by best-fit and --state lies inside a round.",
             show_default="none are needed",
         ),
     ] = None,
@@ -105,8 +105,6 @@ def go_on(
 
     if [draw, step, state].count(None) != 2:
         raise typer.BadParameter("give either --draw, --step or --state.", param_hint="--draw")
-    if state is None:
-        Verb.given.refuse(["old_tokens"], "belongs to --state")
     if step is None:
         Verb.given.refuse(["step_draws"], "belongs to --step")
     if shards is None:
@@ -114,6 +112,8 @@ def go_on(
     refuse_nested(out, [run])
     old = DirectoryLedger(run)
     records = open_records(old)
+    if state is None and records.run.blocks is None:
+        Verb.given.refuse(["old_tokens"], "belongs to --state, or to a run whose draws are blocks")
     saved = None
     if state is not None:
         from skillshard.mixing.state import place_of_state

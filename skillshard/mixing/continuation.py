@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from skillshard import canonical, places
-from skillshard.errors import LedgerError, ObservationError, PolicyError, ShardError, name_some
+from skillshard.errors import LedgerError, ObservationError, PolicyError, ShardError, TokensError, name_some
 from skillshard.loss import LossKind, MeasuredOn
 from skillshard.mixing.counts import drawn_at, in_unit_of
 from skillshard.mixing.ledger import (
@@ -28,6 +28,9 @@ from skillshard.mixing.ledger import (
     RUN,
     AheadHandoverRecord,
     AheadRunRecord,
+    BlocksHandoverRecord,
+    BlocksRunRecord,
+    BlockUnit,
     DirectoryLedger,
     HandoverRecord,
     Ledger,
@@ -36,6 +39,8 @@ from skillshard.mixing.ledger import (
     RunRecord,
     SkippingHandoverRecord,
     SkippingRunRecord,
+    ahead_of,
+    cuts_of,
     open_skips_of,
     read_record,
     skipped_by,
@@ -46,6 +51,7 @@ from skillshard.mixing.place_records import (
     AheadSkippedPart,
     Continued,
     CopiedObservation,
+    CutSample,
     SeenObservation,
     SkillPosition,
 )
@@ -61,14 +67,15 @@ from skillshard.mixing.positions import (
     untouched,
 )
 from skillshard.mixing.records import Records, counted_at, open_records, round_up_to
-from skillshard.mixing.seen_draws import SavedPlace, refuse_inside_blocks, seen_draws
+from skillshard.mixing.seen_draws import SavedPlace, refuse_inside_blocks, refuse_other_tokens, seen_draws
+from skillshard.mixing.skill_blocks import blocks_of_run
 from skillshard.mixing.skipping import Stretch, given_stretches, skipped_part
 from skillshard.mixing.steps import Steps
 from skillshard.policies.policy import Observation, Policy, RunFacts, State, check_losses, in_draws
 from skillshard.printable import counted
 from skillshard.shards.manifest import ShardColumns, ShardColumns2
 from skillshard.shards.read import ShardSet
-from skillshard.shards.token_set import TokenSet
+from skillshard.shards.token_set import SkillTokens, TokenSet
 
 BEFORE_NOTE = "beside/before.json"
 """Name of the note on the place of the ledger of the run before, beside the records of a run."""
@@ -124,10 +131,9 @@ def hand_over(
     """
     records = open_records(ledger) if records is None else records
     run = records.run
-    if run.blocks is not None:
+    if run.blocks is not None and skip:
         raise LedgerError(
-            f"the draws of the run of {ledger} are blocks of tokens (unit 'blocks'), and another run cannot continue such a run yet: resume the run, "
-            "or begin a new run."
+            f"skip names draws whose samples count as seen, and the draws of the run of {ledger} are blocks of tokens (unit 'blocks'): leave out `skip`."
         )
     newest = _last_round_begun(records, draw)
     drawn = run.drawn_before if newest is None else drawn_at(run, newest, draw)
@@ -135,8 +141,8 @@ def hand_over(
     observations, num_unread = _last_observations(records, draw, newest)
     state = None if run.continues is None else run.continues.policy_state
     weights = None if run.continues is None else run.continues.weights_before
-    consumed, first_skipped = None, draw
-    if newest is not None and draw < newest.first_draw + newest.num_draws:
+    consumed, first_skipped, cuts = None, draw, cuts_of(run)
+    if run.blocks is None and newest is not None and draw < newest.first_draw + newest.num_draws:
         consumed = None if saved is None else saved.consumed
         refuse_inside_blocks(ledger, newest, draw, saved)
     if newest is not None and consumed is not None:
@@ -144,6 +150,12 @@ def hand_over(
         begun = [advanced(start, num, run.seed) for start, num in zip(starts, newest.drawn_before, strict=False)]
         after = [after_skip(start, own, run.seed) for start, own in zip(begun, parts, strict=True)]
         first_skipped = newest.first_draw + newest.num_draws
+    elif run.blocks is not None:
+        after = []
+        for own, num in zip(blocks_of_run(run, _tokens_of(run, run.blocks, tokens)), drawn, strict=True):
+            standing, left = own.after(num)
+            after.append(standing)
+            cuts[standing.place.label] = left
     else:
         after = [advanced(start, num, run.seed) for start, num in zip(starts, drawn, strict=False)]
     after += starts[len(drawn) :]  # absent skills follow the skills of the run, and no draw moves them
@@ -171,11 +183,21 @@ def hand_over(
         observations=observations,
         num_unread=num_unread,
         last_skill=None
-        if consumed is not None
+        if consumed is not None or run.blocks is not None
         else _last_skill(records, newest, draw, [start.place.label for start in starts]),
         restart=sorted(restart),
     )
     fields = _fields_of(handover)
+    if run.blocks is not None and tokens is not None:
+        return BlocksHandoverRecord(
+            **fields,
+            skipped=None,
+            open_skips=open_skips,
+            ahead=ahead,
+            encoding=tokens.encoding,
+            separator=run.blocks.separator,
+            cuts=[CutSample(label=label, left=left) for label, left in sorted(cuts.items()) if left],
+        )
     if ahead:
         if skipped is not None and not isinstance(skipped, AheadSkippedPart):
             skipped = AheadSkippedPart(**dict(skipped), ahead=[])
@@ -185,21 +207,53 @@ def hand_over(
     return SkippingHandoverRecord(**fields, skipped=skipped, open_skips=open_skips)
 
 
-def with_skips(run: RunRecord, handover: HandoverRecord | None) -> RunRecord:
-    """Return the record of a run that continues another run, with the skips of the handover. Without skips the record stays as it is.
+def _tokens_of(run: RunRecord, unit: BlockUnit, tokens: TokenSet | None) -> list[SkillTokens]:
+    """Return the tokens of each skill of a run of blocks. Raise TokensError if the tokens are missing or are other tokens."""
+    if tokens is None:
+        raise TokensError(
+            "the draws of the run are blocks of tokens (unit 'blocks'), and the tokens say which samples the blocks have. Give `old_tokens`, the tokens "
+            "of the run that is continued."
+        )
+    refuse_other_tokens(tokens, unit)
+    return [tokens.train[skill] for skill in run.skills]
+
+
+def with_skips(run: RunRecord, handover: HandoverRecord | None, tokens: TokenSet | None = None) -> RunRecord:
+    """Return the record of a run that continues another run, with the skips and the cut samples of the handover.
+
+    Without skips and blocks the record stays as it is.
+
+    Args:
+        run: Record without skips.
+        handover: Everything that the other run leaves. None: the run continues no run.
+        tokens: Tokens of the run, if its draws are blocks.
 
     Raises:
         PolicyError: The rule of `repeat` ends a skill before a later epoch with skipped samples.
     """
-    if not isinstance(handover, SkippingHandoverRecord):
+    if handover is None or run.continues is None:
         return run
-    fields = _fields_of(run) | {"skipped": handover.skipped, "open_skips": handover.open_skips}
-    if not isinstance(handover, AheadHandoverRecord):
+    fields = _fields_of(run) | {"skipped": skipped_by(handover), "open_skips": open_skips_of(handover)}
+    ahead = grown_ahead(ahead_of(handover), [*run.continues.skills, *run.continues.absent])
+    _refuse_end_before(run, run.continues, ahead)
+    if run.blocks is not None and tokens is not None:
+        if fields["skipped"] is not None:
+            fields["skipped"] = AheadSkippedPart(**({"ahead": []} | dict(fields["skipped"])))
+        goes_on = isinstance(handover, BlocksHandoverRecord) and (handover.encoding, handover.separator) == (
+            tokens.encoding,
+            run.blocks.separator,
+        )
+        known = {place.label for place in (*run.continues.skills, *run.continues.absent)}
+        cuts = [cut for cut in handover.cuts if cut.label in known] if goes_on else []  # type: ignore[attr-defined]
+        fields |= {"ahead": ahead, "cuts": cuts}
+        begun = BlocksRunRecord(**fields, drawn=[0] * len(run.skills))
+        own = blocks_of_run(begun, [tokens.train[skill] for skill in run.skills])
+        return BlocksRunRecord(**fields, drawn=[skill.drawn for skill in own])
+    if ahead:
+        return AheadRunRecord(**fields, ahead=ahead)
+    if fields["open_skips"] or fields["skipped"] is not None:
         return SkippingRunRecord(**fields)
-    assert run.continues is not None
-    _refuse_end_before(run, run.continues, handover.ahead)
-    ahead = grown_ahead(handover.ahead, [*run.continues.skills, *run.continues.absent])
-    return AheadRunRecord(**fields, ahead=ahead)
+    return run
 
 
 def _refuse_end_before(run: RunRecord, continues: Continued, ahead: Sequence[AheadEpoch]) -> None:
@@ -485,6 +539,7 @@ def continued_by(
     policy: Policy,
     loss: LossKind,
     measured_on: MeasuredOn,
+    num_draws: Sequence[int] | None = None,
 ) -> Continued:
     """Return the beginning of the run that continues the run of a handover.
 
@@ -492,9 +547,10 @@ def continued_by(
     observation, if the observation has the losses that the policy reads.
     """
     names = [position.skill for position in skills.skills]
-    num_samples = [position.num_samples for position in skills.skills]
-    state = policy.init(tuple(names), num_tokens or num_samples)
-    observations = [_present(seen, handover, skills, num_tokens) for seen in handover.observations]
+    sizes = list(num_draws or [position.num_samples for position in skills.skills])
+    state = policy.init(tuple(names), num_tokens or sizes)
+    is_same_kind = (unit == "blocks") == (handover.unit == "blocks")
+    observations = [_present(seen, handover, skills, num_tokens, sizes, is_same_kind) for seen in handover.observations]
     last = handover.observations[-1] if handover.observations else None
     copied = None
     fits = loss == handover.loss and measured_on == handover.measured_on
@@ -603,22 +659,30 @@ def _check_restart(
 
 
 def _present(
-    seen: SeenObservation, handover: HandoverRecord, skills: Matched, num_tokens: Sequence[int] | None
+    seen: SeenObservation,
+    handover: HandoverRecord,
+    skills: Matched,
+    num_tokens: Sequence[int] | None,
+    sizes: Sequence[int],
+    is_same_kind: bool,
 ) -> Observation:
     """Return an observation of the run before in the names, sizes and unit of the new run."""
-    before = {position.skill: position for position in handover.skills[: len(handover.present)]}
+    before = {position.skill: position.num_samples for position in handover.skills[: len(handover.present)]}
+    if handover.unit == "blocks":
+        before = dict(zip(handover.present, handover.sizes, strict=True))
     drawn_of = dict(zip(handover.present, seen.drawn, strict=True))
     drawn = []
-    for position in skills.skills:
+    for position, size in zip(skills.skills, sizes, strict=True):
         old_name = skills.old_names.get(position.skill)
         num = 0
         if old_name is not None:
-            num_before, num_drawn = before[old_name].num_samples, drawn_of[old_name]
+            num_before, num_drawn = before[old_name], drawn_of[old_name]
             epoch = (num_drawn - 1) // num_before if num_drawn else 0
-            num = epoch * position.num_samples + num_drawn - epoch * num_before
+            in_epoch = num_drawn - epoch * num_before
+            # From samples to blocks or back: the same share of the epoch.
+            num = epoch * size + (in_epoch if is_same_kind else in_epoch * size // num_before)
         drawn.append(num)
-    num_samples = [position.num_samples for position in skills.skills]
-    in_units = in_unit_of(drawn, num_samples, num_tokens)
+    in_units = in_unit_of(drawn, sizes, num_tokens)
     new_names = {old: new for new, old in skills.old_names.items()}
     losses = {new_names.get(name, name): loss for name, loss in seen.losses.items() if loss is not None}
     names = [position.skill for position in skills.skills]

@@ -15,6 +15,7 @@ from skillshard.mixing.ledger import (
     RunRecord,
     SteeredRoundRecord,
     ahead_of,
+    cuts_of,
     open_skips_of,
     skipped_by,
 )
@@ -232,8 +233,8 @@ def _orders(run: RunRecord, *, knows_before: bool) -> list[Any]:
         run: Run.
         knows_before: Whether the draws before the run were compared, and are equal.
     """
+    blocks = None if run.blocks is None else run.blocks.model_dump_json()
     if run.continues is None:
-        blocks = None if run.blocks is None else run.blocks.model_dump_json()
         return [(run.seed, skill, content, blocks) for skill, content in zip(run.skills, run.contents, strict=True)]
     part = skipped_by(run)
     of_skips: list[SkipInEpoch | AheadEpoch] = [*open_skips_of(run), *ahead_of(run)]
@@ -241,12 +242,13 @@ def _orders(run: RunRecord, *, knows_before: bool) -> list[Any]:
     skipped |= {draws.label for stretch in (part.stretches if part else []) for draws in stretch.skills}
     return [
         # The open epoch goes on as in the run before, and so do all later epochs.
-        (run.seed, start.label, start.content, None)
+        (run.seed, start.label, start.content, blocks)
         if knows_before and start.seed == run.seed and len(start.layers) == 1 and start.label not in skipped
         else (
             run.seed,
             start.model_copy(update={"skill": ""}).model_dump_json(),
             tuple(own.model_dump_json() for own in of_skips if own.label == start.label),
+            (blocks, cuts_of(run).get(start.label)),
         )
         for start in run.continues.skills
     ]

@@ -29,6 +29,7 @@ from skillshard.mixing.place_records import (
     AheadEpoch,
     AheadSkippedPart,
     Continued,
+    CutSample,
     SeenObservation,
     SkillPosition,
     SkipInEpoch,
@@ -132,6 +133,15 @@ class AheadHandoverRecord(SkippingHandoverRecord):
     ahead: list[AheadEpoch] = Field(description="later epochs with skipped samples, rising for each skill")
 
 
+class BlocksHandoverRecord(AheadHandoverRecord):
+    """The handover of a run whose draws are blocks of one skill. The places count samples with at least one token in a block as drawn."""
+
+    schema_version: Literal["skillshard/handover/4"] = Field("skillshard/handover/4", alias="schema")  # type: ignore[assignment]
+    encoding: str = Field(description="digest of the tokenizer, its special tokens and the rendering of conversations")
+    separator: str | None = Field(description="text of the token after each sample; null without a separator")
+    cuts: list[CutSample] = Field(description="cut samples of skills")
+
+
 class BlockUnit(BaseModel):
     """The blocks of a run whose draws are blocks of one skill."""
 
@@ -194,8 +204,12 @@ class RunRecord(LedgerRecord):
         if len(self.contents) != len(self.skills):
             raise ValueError(f"contents has {len(self.contents):,} digests for {len(self.skills):,} skills")
         if self.continues is not None:
-            known = [(skill.skill, skill.num_samples, skill.content) for skill in self.continues.skills]
-            if known != list(zip(self.skills, self.num_samples, self.contents, strict=True)):
+            known = [(skill.skill, skill.content) for skill in self.continues.skills]
+            sizes = [skill.num_samples for skill in self.continues.skills]
+            is_of_samples = self.blocks is None  # otherwise num_samples has the blocks of an epoch
+            if known != list(zip(self.skills, self.contents, strict=True)) or (
+                is_of_samples and sizes != self.num_samples
+            ):
                 raise ValueError("the skills of continues are not the skills of the run")
         return self
 
@@ -209,6 +223,8 @@ class RunRecord(LedgerRecord):
         """Number of draws of each skill before the run, as if the skill had always had its present samples. Skipped samples count."""
         if self.continues is None:
             return [0] * len(self.skills)
+        if isinstance(self, BlocksRunRecord):
+            return self.drawn
         return [
             skill.drawn + sum(epoch.num_skipped for epoch in ahead_of(self) if epoch.label == skill.label)
             for skill in self.continues.skills
@@ -302,6 +318,23 @@ class AheadRunRecord(SkippingRunRecord):
     ahead: list[AheadEpoch] = Field(description="later epochs with skipped samples, rising for each skill")
 
 
+class BlocksRunRecord(AheadRunRecord):
+    """A run that continues another run, with blocks of one skill as draws."""
+
+    schema_version: Literal["skillshard/run/8"] = Field("skillshard/run/8", alias="schema")  # type: ignore[assignment]
+    cuts: list[CutSample] = Field(description="cut samples that go on in the first block of their skills")
+    drawn: list[int] = Field(
+        description="number of blocks of each skill before the run, as if all epochs had the present number of blocks"
+    )
+
+    @model_validator(mode="after")
+    def _counts(self) -> "BlocksRunRecord":
+        _check_numbers("drawn", self.drawn, len(self.skills), least=0)
+        if self.blocks is None or self.continues is None:
+            raise ValueError("the draws are no blocks, or the run continues no run")
+        return self
+
+
 def skipped_by(record: RunRecord | HandoverRecord) -> SkippedPart | None:
     """Return the draws of the run before that a run skips, or None."""
     return record.skipped if isinstance(record, (SkippingRunRecord, SkippingHandoverRecord)) else None
@@ -315,6 +348,13 @@ def open_skips_of(record: RunRecord | HandoverRecord) -> list[SkipInEpoch]:
 def ahead_of(record: RunRecord | HandoverRecord) -> list[AheadEpoch]:
     """Return the later epochs with skipped samples, rising for each skill."""
     return record.ahead if isinstance(record, (AheadRunRecord, AheadHandoverRecord)) else []
+
+
+def cuts_of(record: RunRecord | HandoverRecord) -> dict[str, int]:
+    """Return the label of each skill with a cut sample -> number of tokens of the sample that no block has."""
+    if not isinstance(record, (BlocksRunRecord, BlocksHandoverRecord)):
+        return {}
+    return {cut.label: cut.left for cut in record.cuts}
 
 
 class RoundRecord(LedgerRecord):
@@ -667,9 +707,14 @@ _EXTENDED: dict[type[LedgerRecord], dict[Any, type[LedgerRecord]]] = {
     HandoverRecord: {
         "skillshard/handover/2": SkippingHandoverRecord,
         "skillshard/handover/3": AheadHandoverRecord,
+        "skillshard/handover/4": BlocksHandoverRecord,
     },
     RoundRecord: {"skillshard/round/3": SteeredRoundRecord},
-    RunRecord: {"skillshard/run/6": SkippingRunRecord, "skillshard/run/7": AheadRunRecord},
+    RunRecord: {
+        "skillshard/run/6": SkippingRunRecord,
+        "skillshard/run/7": AheadRunRecord,
+        "skillshard/run/8": BlocksRunRecord,
+    },
 }
 """Kind of record -> schema -> kind with more fields, which a run has only if it uses them. All other runs keep their bytes."""
 

@@ -230,11 +230,13 @@ class Mixer:
         )
         self.policy = policy
         continues = None
+        num_draws = [
+            len(self._train[number])
+            if self.blocks is None or tokens is None
+            else epoch_blocks(tokens.train[skill], self.blocks)
+            for number, skill in enumerate(self.skills)
+        ]
         if handover is not None:
-            if self.blocks is not None:
-                raise PolicyError(
-                    "a run of blocks (unit='blocks') cannot continue another run: give a new ledger directory."
-                )
             known = matched(handover, shards, seed=seed)
             continues = continued_by(
                 handover,
@@ -244,16 +246,12 @@ class Mixer:
                 policy=policy,
                 loss=loss,
                 measured_on=cast(MeasuredOn, measured_on),
+                num_draws=num_draws,
             )
         run = RunRecord(
             shards=shards.digest,
             skills=list(self.skills),
-            num_samples=[
-                len(self._train[number])
-                if self.blocks is None or tokens is None
-                else epoch_blocks(tokens.train[skill], self.blocks)
-                for number, skill in enumerate(self.skills)
-            ],
+            num_samples=num_draws,
             unit=unit,
             blocks=self.blocks,
             num_tokens=num_tokens,
@@ -271,7 +269,7 @@ class Mixer:
             contents=[content_of(own) for own in columns],
             continues=continues,
         )
-        run = with_skips(run, handover)
+        run = with_skips(run, handover, tokens)
         self.orders = orders_of(run, self._train)
         refuse_other_loss(policy, loss)
         if measured_on == "training":
@@ -319,6 +317,8 @@ class Mixer:
         unit: str | None = None,
         tokens: TokenSet | None = None,
         old_tokens: TokenSet | None = None,
+        block_tokens: int | None = None,
+        separator: str | None = None,
         loss: LossKind | None = None,
         measured_on: str | None = None,
         initial_losses: bool | None = None,
@@ -355,7 +355,9 @@ class Mixer:
                 count as seen: the positions and passes of their skills move on, and the new run does not give the samples in these
                 epochs. The record of the new run lists the stretches.
             round_draws: As for `Mixer`. None: the value of the other run. The same holds for `seed`, `lag`, `repeat`, `unit` and `loss`.
-            old_tokens: Tokens of the other run, for a state inside a round that was packed by best-fit. None: `tokens`.
+            old_tokens: Tokens of the other run, if its draws are blocks (unit="blocks"), or for a state inside a round that was packed by best-fit.
+                None: `tokens`.
+            block_tokens, separator: As for `Mixer`, for unit="blocks". Without `block_tokens`, both are the values of the other run.
             step_draws: As for `Mixer`, and so are all further arguments.
 
         Raises:
@@ -390,6 +392,9 @@ class Mixer:
             tokens=tokens if old_tokens is None else old_tokens,
         )
         put_handover(own, handover)
+        unit = run.unit if unit is None else unit
+        if unit == "blocks" and run.blocks is not None and block_tokens is None:
+            block_tokens, separator = run.blocks.block_tokens, run.blocks.separator
         note_before(own, before)
         return cls(
             shards,
@@ -401,8 +406,10 @@ class Mixer:
             step_draws=step_draws,
             wait_s=wait_s,
             repeat=run.repeat if repeat is None else repeat,
-            unit=run.unit if unit is None else unit,
+            unit=unit,
             tokens=tokens,
+            block_tokens=block_tokens,
+            separator=separator,
             loss=run.loss if loss is None else loss,
             measured_on=run.measured_on if measured_on is None else measured_on,
             initial_losses=initial_losses,

@@ -40,6 +40,7 @@ from skillshard.mixing.packings.one import One
 from skillshard.mixing.packings.packing import Draws, Packing
 from skillshard.mixing.packings.skill import Skill
 from skillshard.mixing.place_records import Continued
+from skillshard.mixing.skill_blocks import blocks_of_run
 from skillshard.mixing.state import MixerState
 from skillshard.mixing.stream import BLOCKS, LAST_DRAW, Clock, is_whole, whole_number
 from skillshard.printable import counted
@@ -164,7 +165,7 @@ class PackedTokens:
     def _make_packing(self, tokens: str) -> Packing:
         draws = Draws(self.mixer, self._tokens, self.block_tokens, self._separator is not None, self._begin)
         if self.mixer.blocks is not None:
-            return Skill(draws, self.mixer.blocks)
+            return Skill(draws, blocks_of_run(self.mixer.run, self._tokens), self.mixer.blocks)
         if self.packing == "best-fit":
             return BestFit(draws, BlockUnit(tokens=tokens, block_tokens=self.block_tokens, separator=self.separator))
         return One(draws) if self.packing == "one" else Concat(draws)

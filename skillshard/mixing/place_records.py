@@ -147,6 +147,17 @@ class AheadSkippedPart(SkippedPart):
     ahead: list[AheadEpoch] = Field(description="later epochs with skipped samples, without the skip")
 
 
+class CutSample(BaseModel):
+    """The last begun sample of a skill, if the end of a block of this skill has cut the sample."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: str = Field(description="name of the skill in the key of its order")
+    left: int = Field(
+        ge=1, description="number of tokens at the end of the sample that no block has, separator included"
+    )
+
+
 class CopiedObservation(BaseModel):
     """The last observation of the run before, as the first observation of the new run."""
 

@@ -100,7 +100,12 @@ def advanced(start: Standing, drawn: int, seed: int) -> Standing:
         return start
     # A finished epoch stays open at its end, so that samples that are appended next still belong to this epoch.
     epoch, position = place_of(drawn - 1, start.place.num_samples, opened_ahead(start.ahead))
-    return _at(_in_epoch(start, epoch, seed), position + 1)
+    return standing_at(start, epoch, position + 1, seed)
+
+
+def standing_at(start: Standing, epoch: int, position: int, seed: int) -> Standing:
+    """Return where a run stands at a position of the open epoch or of a later epoch. The arguments are those of `advanced`."""
+    return _at(_in_epoch(start, epoch, seed), position)
 
 
 def _in_epoch(start: Standing, epoch: int, seed: int) -> Standing:

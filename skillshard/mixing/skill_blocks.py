@@ -5,12 +5,15 @@ end of a block cuts goes on in the next block of the same skill. An epoch of T t
 T mod L tokens of the order of an epoch are left out, and the next epoch begins with a new block. Each epoch has another order, so other
 tokens are left out.
 
+In a run that continues another run, the open epoch begins with the rest of the last begun sample, and has as many blocks as its other tokens fill.
+
 So block n of a skill has the tokens jL .. (j+1)L - 1 of epoch e, for (e, j) = divmod(n, floor(T / L)), and `SkillOrder.find_token` finds
 the first sample of the block without the blocks before.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +21,10 @@ from jaxtyping import Bool, Int
 
 from skillshard.errors import PolicyError, TokensError
 from skillshard.memo import memoized
-from skillshard.mixing.ledger import BlockUnit
+from skillshard.mixing.ledger import BlockUnit, RunRecord, cuts_of
+from skillshard.mixing.positions import Standing, beginnings, order_of, standing_at
 from skillshard.mixing.round_ids import TABLES_KEPT, WINDOW_DRAWS, IdFiles, IdTable
-from skillshard.mixing.skill_order import SkillOrder
+from skillshard.mixing.skill_order import OpenEpoch, SkillOrder, place_of
 from skillshard.mixing.stream import LAST_DRAW, is_whole
 from skillshard.shards.token_set import SkillTokens, TokenSet
 
@@ -59,6 +63,107 @@ def epoch_blocks(tokens: SkillTokens, unit: BlockUnit) -> int:
     return num_blocks
 
 
+@dataclass(frozen=True)
+class SkillBlocks:
+    """The blocks of a skill in a run: from the number of a block to the tokens of an epoch.
+
+    Attributes:
+        start: Place at the beginning of the run. The place counts samples.
+        left: Number of tokens at the end of the last begun sample that the run still gives.
+        seed: Seed of the run.
+        tokens: Tokens of the skill.
+        unit: Blocks of the run.
+    """
+
+    start: Standing
+    left: int
+    seed: int
+    tokens: SkillTokens
+    unit: BlockUnit
+
+    @cached_property
+    def order(self) -> SkillOrder:
+        """Order of the samples."""
+        return order_of(self.start, np.array(self.tokens.columns.num_samples), self.seed)
+
+    @property
+    def extra(self) -> int:
+        """Number of tokens after each sample: 1 with a separator, else 0."""
+        return int(self.unit.separator is not None)
+
+    @cached_property
+    def per_epoch(self) -> int:
+        """Number of blocks of a whole epoch."""
+        return epoch_blocks(self.tokens, self.unit)
+
+    @cached_property
+    def _begins(self) -> dict[int, int]:
+        """Number of tokens before the first block of the open epoch and of the later epochs with skipped samples."""
+        begins = {self.start.place.epoch: self._end_of(self.start.place.epoch, self.start.place.position) - self.left}
+        return begins | {own.epoch: self._end_of(own.epoch, own.num_skipped) for own in self.start.ahead}
+
+    @cached_property
+    def _passed(self) -> dict[int, int]:
+        """Number of blocks of each of these epochs that count as drawn before the run, so that the others fill the rest of the epoch."""
+        total = self.tokens.num_tokens + self.extra * self.tokens.num_samples
+        length = self.unit.block_tokens
+        return {epoch: self.per_epoch - (total - begin) // length for epoch, begin in self._begins.items()}
+
+    @cached_property
+    def _ahead(self) -> tuple[OpenEpoch, ...]:
+        own = self.start.place.epoch
+        return tuple(OpenEpoch(epoch, 0, (), (), num) for epoch, num in sorted(self._passed.items()) if epoch != own)
+
+    @cached_property
+    def drawn(self) -> int:
+        """Number of blocks before the run, as if every epoch had the present number of blocks."""
+        return self.start.place.epoch * self.per_epoch + sum(self._passed.values())
+
+    def place_of(self, block: int) -> tuple[int, int]:
+        """Return the epoch of a block, and its number in the epoch."""
+        return place_of(block, self.per_epoch, self._ahead)
+
+    def first_token(self, epoch: int, block: int) -> int:
+        """Return the first token of a block of an epoch, counted from the beginning of the epoch."""
+        return self._begins.get(epoch, 0) + (block - self._passed.get(epoch, 0)) * self.unit.block_tokens
+
+    def find(self, epoch: int, token: int) -> tuple[int, int]:
+        """Return the position of the sample with a token of an epoch, and the number of tokens of the epoch before the sample."""
+        return self.order.find_token(epoch, token, self.tokens.shard_tokens, self.tokens.rows, extra=self.extra)
+
+    def after(self, drawn: int) -> tuple[Standing, int]:
+        """Return the place after some blocks, and the number of tokens of the last begun sample that no block has."""
+        if drawn == self.drawn:
+            return self.start, self.left
+        epoch, block = self.place_of(drawn - 1)
+        end = self.first_token(epoch, block) + self.unit.block_tokens
+        position, _ = self.find(epoch, end - 1)
+        standing = standing_at(self.start, epoch, position + 1, self.seed)
+        return standing, self._end_of(epoch, position + 1) - end
+
+    def _end_of(self, epoch: int, position: int) -> int:
+        """Count the tokens of an epoch before a position, separators included."""
+        tokens = self.order.tokens_in(epoch, position, self.tokens.shard_tokens, self.tokens.rows)
+        return tokens + self.extra * position
+
+
+def blocks_of_run(run: RunRecord, tokens: Sequence[SkillTokens]) -> list[SkillBlocks]:
+    """Return the blocks of each skill of a run whose draws are blocks.
+
+    Args:
+        run: Run of blocks.
+        tokens: Tokens of each skill.
+    """
+    assert run.blocks is not None
+    cuts, blocks = cuts_of(run), []
+    # Absent skills follow the skills of the run.
+    for start, own in zip(beginnings(run), tokens, strict=False):
+        if run.continues is None:  # the record has the blocks of an epoch in place of the samples
+            start = start._replace(place=start.place.model_copy(update={"num_samples": own.num_samples}))
+        blocks.append(SkillBlocks(start, cuts.get(start.place.label, 0), run.seed, own, run.blocks))
+    return blocks
+
+
 class _Parts(NamedTuple):
     """Segments of neighbouring blocks of a skill. The files are numbered from 0."""
 
@@ -80,7 +185,7 @@ class SkillRound:
         first: Number of places of the stream before the round.
         skill: Skill of each draw.
         number: Number of each draw among the draws of its skill, counted from the beginning of the run.
-        orders, tokens: Order of the samples and tokens of each skill of the mix.
+        blocks: Blocks of each skill of the mix.
         unit: Blocks of the run.
     """
 
@@ -88,8 +193,7 @@ class SkillRound:
     first: int
     skill: Int[np.ndarray, " draw"]
     number: Int[np.ndarray, " draw"]
-    orders: Sequence[SkillOrder]
-    tokens: Sequence[SkillTokens]
+    blocks: Sequence[SkillBlocks]
     unit: BlockUnit
     _tables: dict[int, IdTable] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -121,7 +225,7 @@ class SkillRound:
         # An epoch that ends within the window may come to a shard again, and a file is opened once.
         shards = list(dict.fromkeys((number, shard) for number, part in parts for shard in part.shards))
         number_of = {shard: index for index, shard in enumerate(shards)}
-        files = IdFiles(shards, self.tokens)
+        files = IdFiles(shards, [own.tokens for own in self.blocks])
         which = [
             np.array([number_of[number, shard] for shard in part.shards], np.int64)[part.file] for number, part in parts
         ]
@@ -138,37 +242,40 @@ class SkillRound:
 
     def _parts_of(self, skill: int, draws: Int[np.ndarray, " draw"]) -> list[_Parts]:
         """Find the segments of neighbouring blocks of a skill, epoch by epoch. `draws` are counted from the beginning of the round."""
-        per_epoch = epoch_blocks(self.tokens[skill], self.unit)
+        own_blocks = self.blocks[skill]
         block, parts = int(self.number[draws[0]]), []
         while len(draws):
-            epoch, first = divmod(block, per_epoch)
-            own = draws[: per_epoch - first]
+            epoch, first = own_blocks.place_of(block)
+            own = draws[: own_blocks.per_epoch - first]
             parts.append(self._part(skill, epoch, first, own))
             draws, block = draws[len(own) :], block + len(own)
         return parts
 
     def _part(self, skill: int, epoch: int, first: int, draws: Int[np.ndarray, " draw"]) -> _Parts:
         """Find the segments of the blocks first, first + 1, ... of an epoch, a block for each draw."""
-        order, tokens, length = self.orders[skill], self.tokens[skill], self.unit.block_tokens
-        extra = int(self.unit.separator is not None)
-        begin, end = first * length, (first + len(draws)) * length
-        position, before = order.find_token(epoch, begin, tokens.shard_tokens, tokens.rows, extra=extra)
-        last, _ = order.find_token(epoch, end - 1, tokens.shard_tokens, tokens.rows, extra=extra)
-        epoch_begin = epoch * order.num_samples
-        segments = order.read(epoch_begin + position, epoch_begin + last + 1).segments
-        self._prefetch(skill, epoch_begin + position, epoch_begin + last + 1)
-        sizes = np.concatenate([tokens.rows(shard)[rows] for shard, rows in segments]).astype(np.int64) + extra
+        own, length = self.blocks[skill], self.unit.block_tokens
+        tokens = own.tokens
+        begin = own.first_token(epoch, first)
+        end = begin + len(draws) * length
+        position, before = own.find(epoch, begin)
+        last, _ = own.find(epoch, end - 1)
+        stretch = own.order.read_in(epoch, position, last + 1)
+        segments = stretch.segments
+        self._prefetch(skill, epoch, position, last + 1)
+        shards = list(dict.fromkeys(shard for shard, _ in segments))
+        file = np.repeat([shards.index(shard) for shard, _ in segments], [len(rows) for _, rows in segments])
+        first_ids = np.concatenate([tokens.starts(shard, rows) for shard, rows in segments])
+        sizes = np.concatenate([tokens.rows(shard)[rows] for shard, rows in segments]).astype(np.int64) + own.extra
+        if stretch.place is not None:
+            file, first_ids, sizes = (column.take(stretch.place) for column in (file, first_ids, sizes))
         begins = before + np.append(0, np.cumsum(sizes))
         # Segments begin at the samples and at the blocks. A sample without tokens begins where the next sample begins.
         start = np.unique(np.concatenate([np.maximum(begins[:-1], begin), np.arange(begin, end, length)]))
         stop = np.append(start[1:], end)
         sample = np.searchsorted(begins[1:], start, side="right")
-        shards = list(dict.fromkeys(shard for shard, _ in segments))
-        file = np.repeat([shards.index(shard) for shard, _ in segments], [len(rows) for _, rows in segments])
-        first_ids = np.concatenate([tokens.starts(shard, rows) for shard, rows in segments])
-        draw = draws[start // length - first]
+        draw = draws[(start - begin) // length]
         # From a position in the tokens of the epoch to a position in the tokens of the stream.
-        shift = self.first + draw * length - start // length * length
+        shift = self.first + draw * length - begin - (start - begin) // length * length
         return _Parts(
             shards,
             start + shift,
@@ -179,8 +286,9 @@ class SkillRound:
             first_ids[sample] + start - begins[sample],
         )
 
-    def _prefetch(self, skill: int, start: int, stop: int) -> None:
-        """Fetch the files of draws of a skill from a store, and the files of as many following draws."""
-        if self.tokens[skill].files.is_remote:
-            for shard in self.orders[skill].shards(start, 2 * stop - start):
-                self.tokens[skill].prefetch(shard)
+    def _prefetch(self, skill: int, epoch: int, start: int, stop: int) -> None:
+        """Fetch the files of positions of an epoch of a skill from a store, and the files of as many following positions."""
+        own = self.blocks[skill]
+        if own.tokens.files.is_remote:
+            for shard in own.order.shards_in(epoch, start, 2 * stop - start):
+                own.tokens.prefetch(shard)

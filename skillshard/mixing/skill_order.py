@@ -460,9 +460,29 @@ class SkillOrder:
             The position of the sample in the epoch, and the number of tokens of the epoch before the sample.
         """
         samples = self._epoch(epoch)
-        # A run of blocks does not continue another run, so no shards were appended within the epoch.
-        assert isinstance(samples, Permutation)
-        return samples.find_token(token, shard_tokens, rows, extra=extra)
+        if isinstance(samples, Permutation):
+            return samples.find_token(token, shard_tokens, rows, extra=extra)
+
+        def end_of(num: int) -> int:
+            return samples.tokens_before(num, shard_tokens, rows) + extra * num
+
+        # An open epoch with appended or skipped samples. The search asks for the tokens before a few positions.
+        position = bisect_right(range(1, self.num_samples + 1), token, key=end_of)
+        return position, end_of(position)
+
+    def tokens_in(
+        self, epoch: int, position: int, shard_tokens: Int[np.ndarray, " shard"], rows: Callable[[int], np.ndarray]
+    ) -> int:
+        """Count the tokens before a position of an epoch. The other arguments are those of `tokens_before`."""
+        return self._epoch(epoch).tokens_before(position, shard_tokens, rows) if position else 0
+
+    def read_in(self, epoch: int, start: int, stop: int) -> Stretch:
+        """Find the rows at the positions start .. stop - 1 of an epoch."""
+        return self._epoch(epoch).read(start, stop)
+
+    def shards_in(self, epoch: int, start: int, stop: int) -> list[int]:
+        """List the shards that hold the positions start .. stop - 1 of an epoch, in the order in which the shards are read."""
+        return self._epoch(epoch).shards(start, min(stop, self.num_samples))
 
     def shards(self, start: int, stop: int) -> list[int]:
         """List the shards that hold the draws start .. stop - 1 of this skill, in the order in which the shards are read."""

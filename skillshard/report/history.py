@@ -173,6 +173,8 @@ def _run_history(ledger: DirectoryLedger, points: int, graphs: dict[str, str | o
             "skipped",
             "open_skips",
             "ahead",
+            "cuts",
+            "drawn",
             "checksum",
         },
     )

@@ -8,7 +8,7 @@ import numpy as np
 from skillshard.mixing.ledger import BlockUnit
 from skillshard.mixing.packings.packing import InOrder
 from skillshard.mixing.round_plan import order_round
-from skillshard.mixing.skill_blocks import SkillRound
+from skillshard.mixing.skill_blocks import SkillBlocks, SkillRound
 
 
 @dataclass(frozen=True)
@@ -17,16 +17,18 @@ class Skill(InOrder):
 
     Attributes:
         draws: As in `InOrder`. The draws of the mixer are blocks.
+        blocks: Blocks of each skill.
         unit: Blocks of the run.
         is_dense: As in `Packing`. The blocks at the end of a stream are full too.
     """
 
+    blocks: Sequence[SkillBlocks]
     unit: BlockUnit
     is_dense: bool = True
 
     def packed(self, number: int, first: int | None) -> SkillRound | None:
         """Return a round as places, as `Packing.packed` says."""
-        own, mixer = self.draws, self.draws.mixer
+        mixer = self.draws.mixer
         record = mixer.begun(number)
         if record is None:
             return None
@@ -34,7 +36,7 @@ class Skill(InOrder):
         first_slot = np.cumsum(record.counts) - record.counts
         numbers = np.array(record.drawn_before)[skill] + slot - first_slot[skill]
         first = self.places_before(number) if first is None else first
-        return SkillRound(record.first_draw, first, skill, numbers, mixer.orders, own.tokens, self.unit)
+        return SkillRound(record.first_draw, first, skill, numbers, self.blocks, self.unit)
 
     def place_after(self, drawn: Sequence[int]) -> int:
         """Return the place of the stream after the first `drawn[i]` draws of each skill i, over all runs."""
