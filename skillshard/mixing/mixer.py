@@ -357,7 +357,8 @@ class Mixer:
             round_draws: As for `Mixer`. None: the value of the other run. The same holds for `seed`, `lag`, `repeat`, `unit` and `loss`.
             old_tokens: Tokens of the other run, if its draws are blocks (unit="blocks"), or for a state inside a round that was packed by best-fit.
                 None: `tokens`.
-            block_tokens, separator: As for `Mixer`, for unit="blocks". Without `block_tokens`, both are the values of the other run.
+            block_tokens: As for `Mixer`, for unit="blocks". None: the value of the other run, and also its separator.
+            separator: As for `Mixer`, for unit="blocks", together with `block_tokens`.
             step_draws: As for `Mixer`, and so are all further arguments.
 
         Raises:
