@@ -263,5 +263,10 @@ class RecordedChain:
 
     def _steps(self, number: int, step_draws: int | None) -> Steps:
         segment = self.segments[number]
-        end = None if segment.end is None or segment.end_step is None else Anchor(segment.end_step, segment.end)
+        end_step = segment.end_step
+        if segment.end is not None and end_step is None:
+            # The next run was continued by a draw alone. Its first report, if it is of this draw, knows the step.
+            first = self.segments[number + 1].records.observations.get(0)
+            end_step = first.step if first is not None and first.draw == segment.end else None
+        end = None if segment.end is None or end_step is None else Anchor(end_step, segment.end)
         return Steps(segment.records, step_draws, end=end)

@@ -32,6 +32,7 @@ class Steps:
     def __init__(self, records: Records, step_draws: int | None = None, *, end: Anchor | None = None) -> None:
         if step_draws is not None and step_draws < 1:
             raise LedgerError(f"`step_draws={step_draws}`: give the number of draws of an optimizer step, at least 1.")
+        self._ledger = str(records.ledger)
         self._observations = records.observations
         self._num = records.observations.num()
         begun = records.run.continues
@@ -62,7 +63,7 @@ class Steps:
         size = self._size(before, after)
         if size is None:
             raise LedgerError(
-                f"the draws of step {step:,} are unknown, because the ledger has no two reports that give the number of draws of a step "
+                f"the draws of step {step:,} are unknown, because {self._ledger} has no two reports that give the number of draws of a step "
                 "there. Give `step_draws`, the samples of an optimizer step over all ranks and gradient accumulation."
             )
         first = before.draw + (step - 1 - before.step) * size

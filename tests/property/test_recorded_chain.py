@@ -196,6 +196,21 @@ def test_mix_lists_the_history_of_a_continued_run(days: Days) -> None:
     assert [(own["draw"], own["id"]) for own in listed] == [(draw, days.ids[draw]) for draw in range(100, 250)]
 
 
+def test_the_first_report_of_the_next_run_tells_the_steps_of_a_run_without_reports(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    first = Mixer(shards, proportional(), ledger=tmp_path / "first", round_draws=64)
+    first.round(2)
+    works("continue", tmp_path / "first", "--draw", 160, "--out", tmp_path / "second")
+    second = Mixer(shards, loss_order(eta=0.5), ledger=tmp_path / "second", round_draws=64, step_draws=16)
+    second.load_state_dict(first.state_at(160).model_dump(by_alias=True))
+    second.round(0)
+    assert "second has no two reports" in fails("at", tmp_path / "second", "--step", 3)
+    second.report(10, dict.fromkeys(shards.skills, 2.0), draw=160)
+    past = open_recorded_chain(tmp_path / "second")
+    assert [past.draws_of_step(step) for step in (1, 10)] == [range(16), range(144, 160)]
+
+
 # --- what is missing ----------------------------------------------------------------------------------------------------
 
 
