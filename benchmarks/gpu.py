@@ -401,25 +401,32 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
 
 def check_trainer(plan: Plan, *, example: str) -> dict[str, Any]:
     """Run an example, kill the training after a checkpoint, continue it, and compare with an uninterrupted training."""
+    shards = ("--shards", plan.work / "lego-shards")
+
+    def words(run: Path, num_steps: int) -> list[str]:
+        return [*(sys.executable, *EXAMPLES[example]), *map(str, (*shards, "--run-dir", run, "--steps", num_steps))]
+
+    return whole_and_killed(words, plan.work / "trainers" / example.replace(" ", "-"), plan.size.example_steps)
+
+
+def whole_and_killed(words: Callable[[Path, int], list[str]], folder: Path, steps: int) -> dict[str, Any]:
+    """Run a training to its end, and a second training that is killed after a checkpoint and continued.
+
+    Args:
+        words: Function of the directory of a run and of the number of steps, which returns the command.
+        folder: Directory of the two runs.
+        steps: Optimizer steps of the training.
+    """
     from skillshard.mixing.ledger import DirectoryLedger
     from skillshard.mixing.records import open_records, verify_ledger
 
-    folder, steps = plan.work / "trainers" / example.replace(" ", "-"), plan.size.example_steps
-    shards = ("--shards", plan.work / "lego-shards")
-
-    def words(run: str, num_steps: int) -> list[str]:
-        return [
-            *(sys.executable, *EXAMPLES[example]),
-            *map(str, (*shards, "--run-dir", folder / run, "--steps", num_steps)),
-        ]
-
-    whole, seconds = timed(lambda: checked(words("whole", steps)))
+    whole, seconds = timed(lambda: checked(words(folder / "whole", steps)))
     killed = folder / "killed"
     was_running = kill_when(
-        words("killed", 100_000), lambda: any(killed.glob("checkpoint.pt")) or any(killed.glob("checkpoints/*"))
+        words(killed, 100_000), lambda: any(killed.glob("checkpoint.pt")) or any(killed.glob("checkpoints/*"))
     )
     done = steps_of(open_records(DirectoryLedger(killed)).observations)
-    continued = checked(words("killed", max(steps, done + steps // 2)))
+    continued = checked(words(killed, max(steps, done + steps // 2)))
     records = open_records(DirectoryLedger(killed))
     losses = losses_by_draw(records.observations)
     return {

@@ -73,7 +73,7 @@ from skillshard.torch import (
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-STATE_NAME, SKILL, SEGMENT = "mixer.json", "skill", "skill_segment"
+STATE_NAME, SKILL, SEGMENT, COLUMN_OF_BLOCKS = "mixer.json", "skill", "skill_segment", "segment_ids"
 LENGTHS_WANTED = ("group_by_length", "batch_rebalance")
 """Sampling strategies that need the length of every sample. The Trainer ignores these strategies if the dataset has no length."""
 
@@ -377,8 +377,8 @@ def _skills(items: Sequence[Any]) -> dict[str, Tensor]:
 class _Hooks:
     """The hooks of a model that collect the losses of its training batches.
 
-    A batch has the column "skill", and a batch of blocks also "skill_segment". The columns are no arguments of a model. The hook before the
-    forward pass takes the columns out, and the hook after the forward pass reads the logits.
+    A batch has the column "skill", and a batch of blocks also "skill_segment", or "segment_ids" if `block_collator` made the batch. The
+    columns are no arguments of a model. The hook before the forward pass takes the columns out, and the hook after the forward pass reads the logits.
     """
 
     def __init__(self, losses: BatchLosses, model: nn.Module) -> None:
@@ -395,8 +395,9 @@ class _Hooks:
             handle.remove()
 
     def _before(self, model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        self._skill, self._segment = named.get(SKILL), named.get(SEGMENT)
-        return arguments, {name: value for name, value in named.items() if name not in (SKILL, SEGMENT)}
+        self._skill, self._segment = named.get(SKILL), named.get(SEGMENT, named.get(COLUMN_OF_BLOCKS))
+        taken = (SKILL, SEGMENT, COLUMN_OF_BLOCKS)
+        return arguments, {name: value for name, value in named.items() if name not in taken}
 
     def _after(self, model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         if not (model.training and torch.is_grad_enabled()):

@@ -206,7 +206,10 @@ class MixerCallback(Callback):
         if "skill" in columns and "nats" in named and "tokens" in named:
             self._batch_losses.add_sums(columns["skill"], named["nats"], named["tokens"])
         elif "skill" in columns and "labels" in columns and "logits" in named:
-            self._batch_losses.add(columns["skill"], columns["labels"], logits=named["logits"])
+            # A batch of blocks names the samples of a block. Without the names, two samples of one skill would count as one.
+            self._batch_losses.add(
+                columns["skill"], columns["labels"], logits=named["logits"], segments=columns.get("segment_ids")
+            )
         else:
             raise PolicyError(
                 "Mixer(measured_on='training') reads the losses of the batches: training_step must return {'loss': ..., 'nats': ..., "

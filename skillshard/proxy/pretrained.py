@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import xxhash
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -17,6 +18,9 @@ from skillshard.extras import needed
 from skillshard.loss import IGNORE, answer_tokens, no_answer, predicted_tokens
 from skillshard.proxy.reading import answers_of
 from skillshard.proxy.train import TokenBatch
+
+MOST_KEPT_TOKENS = 1 << 23
+"""Number of tokens that a process keeps of the texts it has read, about 75 MB."""
 
 
 class Pretrained(nn.Module):
@@ -127,6 +131,12 @@ def refuse_slow(tokenizer: Any) -> None:
         )
 
 
+_kept: dict[tuple[bytes, bool, int, bytes, tuple[Span, ...] | None], ReadText] = {}
+"""Texts as they were read last, by the digest of the tokenizer, whether special tokens are added, the window, the digest of the text, and the
+answers. The trainings of a comparison read the same texts once for each policy and seed, and a tokenizer of long texts takes longer than the
+step of a GPU. A text that is checked and then read is tokenized once."""
+
+
 @dataclass(frozen=True)
 class PretrainedTokens:
     """The reading by the tokenizer of a pretrained model. Each token is predicted from the tokens before it.
@@ -149,10 +159,7 @@ class PretrainedTokens:
         tokens = np.zeros((len(texts), self.window - 1, 1), dtype=np.int64)
         targets = np.full((len(texts), self.window - 1), IGNORE, dtype=np.int64)
         answers = answers_of(texts, answers, self.answer_after)
-        encoded = read_tokens(
-            self._tokenizer, texts, max_tokens=self.window, answers=answers, special_tokens=self.special_tokens
-        )
-        for row, read in enumerate(encoded):
+        for row, read in enumerate(self._read(texts, answers)):
             num = max(len(read.ids) - 1, 0)
             tokens[row, :num, 0] = read.ids[:num]
             targets[row, :num] = np.where(read.predicted, read.ids, IGNORE)[1:]
@@ -161,8 +168,39 @@ class PretrainedTokens:
     def refusal(self, text: str) -> str | None:
         if self.answer_after is not None:
             return no_answer(text, self.answer_after)
-        num = len(self._tokenizer(text, add_special_tokens=self.special_tokens)["input_ids"])
+        if self.special_tokens:
+            num = len(self._read([text], None)[0].ids)
+        else:
+            num = len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         return None if num > 1 else "a text of a single token has nothing to predict"
+
+    def _read(self, texts: Sequence[str], answers: Sequence[Sequence[Span]] | None) -> list[ReadText]:
+        """Read the texts that were not read lately, and return all texts as they are read."""
+        spans = [None] * len(texts) if answers is None else [tuple(own) for own in answers]
+        digests = [xxhash.xxh3_128_digest(text.encode()) for text in texts]
+        reading = (self._digest, self.special_tokens, self.window)
+        keys = [(*reading, *key) for key in zip(digests, spans, strict=True)]
+        kept = {key: _kept[key] for key in keys if key in _kept}
+        new = {key: row for row, key in enumerate(keys) if key not in kept}
+        if new:
+            rows = [*new.values()]
+            own_answers = None if answers is None else [answers[row] for row in rows]
+            read = read_tokens(
+                self._tokenizer,
+                [texts[row] for row in rows],
+                max_tokens=self.window,
+                answers=own_answers,
+                special_tokens=self.special_tokens,
+            )
+            kept |= zip(new, read, strict=True)
+            _kept.update(zip(new, read, strict=True))
+            for old in list(_kept)[: -(MOST_KEPT_TOKENS // self.window)]:
+                del _kept[old]
+        return [kept[key] for key in keys]
+
+    @cached_property
+    def _digest(self) -> bytes:
+        return xxhash.xxh3_128_digest(self._tokenizer.backend_tokenizer.to_str().encode())
 
     @cached_property
     def _tokenizer(self) -> Any:

@@ -20,6 +20,7 @@ from skillshard.mixing.records import open_records
 from skillshard.policies import odm, stratified
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet
+from skillshard.torch import block_collator
 from tests.adapters.hf_batch_losses import train, without_dropout
 from tests.adapters.hf_trainer import ACCUMULATED, BATCH, byte_tokenizer
 from tests.adapters.packed_trainer import Source
@@ -64,7 +65,15 @@ def test_the_trainer_of_transformers_reports_the_losses_of_its_batches(
         assert losses == pytest.approx(measured_in_run(shards, tmp_path / "run", draws), rel=1e-5)
 
 
-def test_the_trainer_of_transformers_reports_the_losses_of_packed_blocks(blocks: Source, tmp_path: Path) -> None:
+BLOCK_COLUMNS = ("input_ids", "labels", "skill", "segment_ids")
+
+
+@pytest.mark.parametrize(
+    "collator", [hf.causal_lm_blocks, block_collator(*BLOCK_COLUMNS)], ids=["causal_lm", "columns"]
+)
+def test_the_trainer_of_transformers_reports_the_losses_of_packed_blocks(
+    blocks: Source, tmp_path: Path, collator: Any
+) -> None:
     packed = live_packed(blocks, tmp_path / "run", step_blocks=BATCH)
     model = without_dropout()
     trainer = HfTrainer(
@@ -81,13 +90,18 @@ def test_the_trainer_of_transformers_reports_the_losses_of_packed_blocks(blocks:
             report_to="none",
         ),
         train_dataset=hf.WholeStream(packed),
-        data_collator=hf.causal_lm_blocks,
+        data_collator=collator,
         callbacks=[hf.MixerCallback(packed, every_steps=3)],
     )
     trainer.train()
     ((_, losses),) = reported(tmp_path / "run")
+    assert losses == pytest.approx(measured_in_blocks(packed, model, num_batches=3), rel=1e-5)
+
+
+def measured_in_blocks(packed: PackedTokens, model: torch.nn.Module, *, num_batches: int) -> dict[str, float]:
+    """Return the mean loss of each skill over the parts of samples in the first blocks of a stream."""
     sums: dict[tuple[int, int], list[float]] = {}
-    for batch in (packed.batch(number * BATCH, BATCH) for number in range(3)):
+    for batch in (packed.batch(number * BATCH, BATCH) for number in range(num_batches)):
         ids = torch.from_numpy(batch.input_ids.astype(np.int64))
         with torch.no_grad():
             logits = model.eval()(input_ids=ids).logits
@@ -95,9 +109,45 @@ def test_the_trainer_of_transformers_reports_the_losses_of_packed_blocks(blocks:
         for row, token in np.ndindex(*nats.shape):
             part = int(batch.block[row]), int(batch.draw[row, token + 1])
             sums.setdefault(part, [int(batch.skill[row, token + 1])]).append(float(nats[row, token]))
-    for number, skill in enumerate(packed.skills):
-        means = [np.mean(own[1:]) for own in sums.values() if own[0] == number]
-        assert losses[skill] == pytest.approx(float(np.mean(means)), rel=1e-5)
+    parts = {
+        skill: [np.mean(own[1:]) for own in sums.values() if own[0] == number]
+        for number, skill in enumerate(packed.skills)
+    }
+    return {skill: float(np.mean(means)) for skill, means in parts.items()}
+
+
+class Blocks(LightningModule):
+    """A causal language model on blocks of tokens, whose step returns the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = without_dropout()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        output = self.model(input_ids=batch["input_ids"].long(), labels=batch["labels"].long())
+        return {"loss": output.loss, "logits": output.logits.detach()}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def test_lightning_reports_the_losses_of_packed_blocks_sample_by_sample(blocks: Source, tmp_path: Path) -> None:
+    packed, module = live_packed(blocks, tmp_path / "run", step_blocks=BATCH), Blocks()
+    Trainer(
+        accelerator="cpu",
+        max_steps=3,
+        callbacks=[lightning.MixerCallback(packed, every_steps=3)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(
+        module,
+        datamodule=lightning.MixedData(packed, batch_size=BATCH, collate_fn=block_collator(*BLOCK_COLUMNS)),
+    )
+    ((_, losses),) = reported(tmp_path / "run")
+    expected = measured_in_blocks(packed, module.model, num_batches=3)
+    assert losses == pytest.approx(expected, rel=1e-5)
 
 
 def live_packed(source: Source, ledger: Path, *, step_blocks: int) -> PackedTokens:

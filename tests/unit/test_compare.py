@@ -242,6 +242,32 @@ def test_a_hugging_face_model_goes_on_from_its_weights(
         compare(shards, tmp_path / "C", reading=ReadingChoice(proxy="there", window=16))
 
 
+def test_a_text_with_nothing_to_predict_is_refused_with_its_id(tmp_path: Path) -> None:
+    rows = [
+        {"id": f"{skill}{number}", "text": "x" if number == 7 else f"{skill} {number}", "meta": {"skill": skill}}
+        for skill in ("add", "carry")
+        for number in range(40)
+    ]
+    single = shard_set(tmp_path, rows=rows)
+    with pytest.raises(ComparisonError, match=r"sample .* cannot be read: a text of a single byte has nothing to pred"):
+        compare(single, tmp_path / "C", steps=30, eval_samples=40)
+    with pytest.raises(
+        GraphError, match=r"7'\) of skill 'add' cannot be read: a text of a single byte has nothing to pr"
+    ):
+        learn_graph(
+            single,
+            tmp_path / "graph.json",
+            method="linear",
+            steps=30,
+            rule=EdgeRule("absolute", None, "end", clamp=True, off_diagonal=None, drop_uncertain=False),
+            reading=ReadingChoice(window=16),
+            batch_size=4,
+            compute=Compute("cpu"),
+            backend=Backend(workers=1),
+            progress=False,
+        )
+
+
 def test_alarms_of_trials_stay_out_of_the_log(
     shards: ShardSet, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

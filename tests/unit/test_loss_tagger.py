@@ -516,3 +516,33 @@ def test_a_prompts_field_does_not_go_with_a_mark_or_with_segments(
 ) -> None:
     with pytest.raises(error):
         small_finder(**arguments)
+
+
+def test_a_text_is_tokenized_once_however_often_it_is_read(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skillshard.proxy.pretrained._kept", {})
+    tokenized: list[str] = []
+    monkeypatch.setattr(
+        "skillshard.proxy.pretrained._ids",
+        lambda tokenizer, texts: tokenized.extend(texts) or tokenizer(list(texts))["input_ids"],
+    )
+    texts = ["ab", "c", "ab", "defg"]
+    first = pretrained_tokens(str(pretrained), window=3, answer_after=None).encode(texts)
+    reading = pretrained_tokens(str(pretrained), window=3, answer_after=None)
+    again = reading.encode(texts[::-1])
+    assert np.array_equal(first.tokens[::-1], again.tokens) and np.array_equal(first.targets[::-1], again.targets)
+    assert reading.refusal("c") is not None and reading.refusal("defg") is None
+    assert sorted(tokenized) == ["ab", "c", "defg"]
+    # Another window, and other answers, are read anew.
+    wider = pretrained_tokens(str(pretrained), window=5, answer_after=None)
+    assert (wider.encode(["defg"]).targets != IGNORE).sum() == 3
+    assert (wider.encode(["defg"], [[(3, 4)]]).targets != IGNORE).sum() == 1
+
+
+def test_the_kept_texts_are_bounded_and_the_oldest_leave(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict[object, object] = {}
+    monkeypatch.setattr("skillshard.proxy.pretrained._kept", kept)
+    monkeypatch.setattr("skillshard.proxy.pretrained.MOST_KEPT_TOKENS", 24)
+    reading = pretrained_tokens(str(pretrained), window=8, answer_after=None)
+    batch = reading.encode([f"text {number}" for number in range(5)])
+    assert len(batch) == 5 and len(kept) == 3
+    assert np.array_equal(reading.encode(["text 0"]).tokens[0], batch.tokens[0])
