@@ -50,7 +50,13 @@ from benchmarks.gpu import (
 from benchmarks.gpu import Plan as TopicsPlan
 from benchmarks.mixers import machine
 
-POLICIES = ("stratified", "proportional", "loss_order:eta=0.2", "skill_it:eta=0.2", "skill_it:graph.json,eta=0.2")
+POLICIES = (
+    "stratified",
+    "proportional",
+    "loss_order:eta=0.2",
+    "skill_it:identity.json,eta=0.2",
+    "skill_it:graph.json,eta=0.2",
+)
 CATEGORIES = {"sources": "meta.source", "instructions": "meta.category"}
 READING: dict[str, tuple[str, ...]] = {"sources": (), "instructions": ("--answer-after", "Output: ")}
 LEGO = ("--settings", "shuffled LEGO k=3", "--methods", "stratified", "chain", "chain with initial losses")
@@ -200,6 +206,8 @@ def topics(plan: Plan) -> dict[str, Any]:
 
 def compared(plan: Plan, *, name: str) -> dict[str, Any]:
     """Learn a graph and compare the policies. The first command of the comparison is killed after some trials."""
+    import skillshard as ss
+
     amount, folder, shards = plan.amount, plan.work / f"compare-{name}", plan.work / f"{name}-shards"
     folder.mkdir(exist_ok=True)
     shared = (
@@ -210,8 +218,10 @@ def compared(plan: Plan, *, name: str) -> dict[str, Any]:
     steps = ("--steps", amount.graph_steps, "--warmup", amount.graph_steps, "--eval-every", each)
     learn = command_of("graph", "learn", shards, *shared, *steps, "--out", folder / "graph.json")
     _, graph_s = timed(lambda: run_long(learn))
+    ss.SkillGraph.identity(ss.ShardSet.open(shards).skills).save(folder / "identity.json")
+    # The policies name files by their places.
     policies = [
-        word for policy in POLICIES for word in ("--policy", policy.replace("graph.json", f"{folder}/graph.json"))
+        word for policy in POLICIES for word in ("--policy", policy.replace("skill_it:", f"skill_it:{folder}/"))
     ]
     compare = command_of(
         *("compare", shards, *policies, *shared, "--steps", amount.steps, "--seeds", amount.seeds),
@@ -268,7 +278,7 @@ def bytes_after_a_kill(plan: Plan) -> dict[str, Any]:
 
     def compare(out: str) -> list[str]:
         return command_of(
-            *("compare", plan.work / "sources-shards", "--policy", "stratified", "--policy", "skill_it:eta=0.2"),
+            *("compare", plan.work / "sources-shards", "--policy", "stratified", "--policy", "loss_order:eta=0.2"),
             *("--proxy", plan.work / "proxy", "--device", plan.device, "--window", amount.window, "--seeds", "2"),
             *(
                 "--steps",
