@@ -1,6 +1,8 @@
 """Show a comparison: a table with verdicts in the terminal, and a picture."""
 
 import os
+import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,9 +16,10 @@ from skillshard.report.text import print_line, print_table
 
 def show_comparison(result: CompareFile) -> None:
     """Print a row for each policy, and a verdict for each policy except the baseline."""
+    names = short_names([policy.name for policy in result.policies])
     print_table(
         ("policy", "loss", "±", "curve", "difference", "lower", "p, Holm", "cost"),
-        [_row(policy) for policy in result.policies],
+        [_row(policy, names[policy.name]) for policy in result.policies],
     )
     num = len({run.seed for policy in result.policies for run in policy.runs})
     print_line(
@@ -49,7 +52,19 @@ def verdict_lines(name: str, verdict: Verdict, baseline: str) -> list[str]:
     return lines
 
 
-def _row(policy: ComparedPolicy) -> tuple[str, ...]:
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Return a name of each policy for tables and pictures: without the directories of its files, where the names stay different.
+
+    >>> short_names(["stratified", "skill_it:/runs/graph.json,eta=1", "skill_it:s3://b/none.json,eta=1"])
+    {'stratified': 'stratified', 'skill_it:/runs/graph.json,eta=1': 'skill_it:graph.json,eta=1', 'skill_it:s3://b/none.json,eta=1': 'skill_it:none.json,eta=1'}
+    >>> short_names(["skill_it:a/graph.json,eta=1", "skill_it:b/graph.json,eta=1"])["skill_it:a/graph.json,eta=1"]
+    'skill_it:a/graph.json,eta=1'
+    """
+    short = {name: re.sub(r"(?<=[:,])[^,=]*/", "", name) for name in names}
+    return short if len({*short.values()}) == len(short) else {name: name for name in names}
+
+
+def _row(policy: ComparedPolicy, name: str) -> tuple[str, ...]:
     finals = [run.mean_losses[-1] for run in policy.runs]
     spread = f"{np.std(finals, ddof=1):.4f}" if len(finals) > 1 else ""
     curve = np.mean([np.mean(run.mean_losses[1:] or run.mean_losses) for run in policy.runs])
@@ -59,7 +74,7 @@ def _row(policy: ComparedPolicy) -> tuple[str, ...]:
     else:
         p = "-" if verdict.p_holm is None else f"{verdict.p_holm:.3f}" if verdict.p_holm >= 0.001 else "<0.001"
         against = (f"{verdict.mean_difference:+.4f}", f"{verdict.lower_on} of {verdict.num_pairs}", p)
-    return (policy.name, f"{np.mean(finals):.4f}", spread, f"{curve:.4f}", *against, f"{policy.cost.steps:,.0f}")
+    return (name, f"{np.mean(finals):.4f}", spread, f"{curve:.4f}", *against, f"{policy.cost.steps:,.0f}")
 
 
 def draw_comparison_of_policies(result: CompareFile, place: str | os.PathLike[str]) -> None:
@@ -75,12 +90,13 @@ def draw_comparison_of_policies(result: CompareFile, place: str | os.PathLike[st
     figure = Figure(figsize=(11.0, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    names = short_names([policy.name for policy in result.policies])
     for number, policy in enumerate(result.policies):
         curves = np.array([run.mean_losses for run in policy.runs])
         steps = policy.runs[0].steps
         for curve in curves:
             left.plot(steps, curve, color=f"C{number}", linewidth=0.6, alpha=0.4)
-        left.plot(steps, curves.mean(axis=0), color=f"C{number}", linewidth=2.2, label=shortened(policy.name))
+        left.plot(steps, curves.mean(axis=0), color=f"C{number}", linewidth=2.2, label=shortened(names[policy.name]))
     left.set_xlabel("steps")
     left.set_ylabel("mean holdout loss, nats per token")
     left.legend(frameon=False, fontsize="small")
@@ -97,13 +113,17 @@ def draw_comparison_of_policies(result: CompareFile, place: str | os.PathLike[st
     right.axvline(0, color="black", linewidth=1)
     right.set_yticks(
         range(len(others)),
-        [f"{shortened(policy.name, 24)}\nworth it: {policy.verdict.worth_it}" for policy in others if policy.verdict],
+        [
+            f"{shortened(names[policy.name], 32)}\nworth it: {policy.verdict.worth_it}"
+            for policy in others
+            if policy.verdict
+        ],
         fontsize="small",
     )
     right.set_ylim(len(others) - 0.5, -0.5)
     right.locator_params(axis="x", nbins=5)  # small differences have long numbers
     right.set_xlabel("loss at the end minus the baseline, by seed")
-    right.set_title(f"baseline: {shortened(result.baseline)}", fontsize=10)
+    right.set_title(f"baseline: {shortened(names[result.baseline])}", fontsize=10)
     for axis in (left, right):
         axis.grid(alpha=0.25)
     with storage.writing(place) as part:

@@ -111,6 +111,23 @@ def test_a_comparison_is_shown_and_drawn(shards: ShardSet, tmp_path: Path, capsy
     assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_two_graphs_in_a_long_directory_have_different_names_in_the_table(
+    shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a-long-directory-with-the-graphs-of-all-experiments"
+    folder.mkdir()
+    for name in ("learned", "identity"):
+        SkillGraph.identity(shards.skills).save(folder / f"{name}.json")
+    policies = (
+        "stratified",
+        *(f"skill_it:{folder}/{name}.json,eta={eta}" for eta, name in enumerate(("learned", "identity"), 1)),
+    )
+    monkeypatch.setenv("COLUMNS", "120")
+    show_comparison(compare(shards, tmp_path / "C", policies=policies))  # type: ignore[arg-type]  # a CompareFile
+    table = capsys.readouterr().out.partition("loss: at the end")[0]
+    assert "learned.json" in table and "identity.json" in table and "directory" not in table
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
