@@ -230,7 +230,9 @@ def test_set_aside_keeps_the_sample_with_its_reason_and_every_row_is_counted(bad
     counts = {bad.reason: bad.set_aside}
     aside, unread = ({}, counts) if bad.reason in RESTS else (counts, {})
     assert (tags.set_aside, tags.unread) == (shards.set_aside, shards.unread) == (aside, unread)
-    says = f"the rest of 1 file not read ({bad.reason} 1)" if unread else f"1 set aside ({bad.reason} 1)"
+    (field,) = {entry.field for entry in tags.set_aside_by}
+    of_field = "" if field is None else f" of {field!r}"
+    says = f"the rest of 1 file not read ({bad.reason} 1)" if unread else f"1 set aside ({bad.reason}{of_field} 1)"
     assert says in printed
     assert tags.num_rows == tags.num_tagged + sum(aside.values())
     assert shards.num_rows == shards.num_train + shards.num_holdout + sum(aside.values()) == tags.num_rows
