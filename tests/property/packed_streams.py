@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from hypothesis import HealthCheck, settings
 
 from skillshard.graph.skill_graph import SkillGraph
@@ -59,11 +60,34 @@ def stream_of(
     )
 
 
+def tokens_of(stream: PackedTokens, first: int, num: int) -> list[list[int]]:
+    """Return the tokens of draws, each text tokenized by itself, with the separators."""
+    special = stream.tokens.manifest.special_tokens
+    separator = [] if stream.separator is None else [stream.tokens.token_id(stream.separator)]
+    texts = stream.mixer.batch(first, num).text
+    return [stream.tokens.tokenizer.encode(text, add_special_tokens=special).ids + separator for text in texts]
+
+
 def ids_of(stream: PackedTokens, num_draws: int) -> list[list[int]]:
     """Return the ids of the first draws, each text tokenized by itself, without separators."""
-    special = stream.tokens.manifest.special_tokens
-    texts = stream.mixer.batch(0, num_draws).text
-    return [stream.tokens.tokenizer.encode(text, add_special_tokens=special).ids for text in texts]
+    num_separators = int(stream.separator is not None)
+    return [tokens[: len(tokens) - num_separators] for tokens in tokens_of(stream, 0, num_draws)]
+
+
+def samples_of_epoch(stream: PackedTokens, skill: int, epoch: int) -> list[tuple[str, list[int]]]:
+    """Return the id and the tokens of each sample of an epoch, in the order of the skill."""
+    name, order = stream.skills[skill], stream.mixer.orders[skill]
+    tokens, shards = stream.tokens.train[name], stream.mixer.shards.train[name]
+    separator = [] if stream.separator is None else [stream.tokens.token_id(stream.separator)]
+    stretch, samples = order.read_in(epoch, 0, order.num_samples), []
+    for shard, rows in stretch.segments:
+        ids = np.frombuffer(tokens.ids(shard).ids.data, np.uint16)
+        ends = np.cumsum(tokens.rows(shard), dtype=np.int64)
+        opened_shard = shards.open_shard(shard)
+        for row in rows.tolist():
+            own = ids[ends[row] - int(tokens.rows(shard)[row]) : ends[row]].tolist()
+            samples.append((opened_shard.sample(row).id, own + separator))
+    return samples if stretch.place is None else [samples[place] for place in stretch.place.tolist()]
 
 
 def train(stream: PackedTokens, *, start: int, stop: int) -> list[list[int]]:

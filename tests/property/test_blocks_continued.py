@@ -20,6 +20,7 @@ from skillshard.shards.token_set import TokenSet
 from skillshard.shards.write import append_shards, write_shards
 from skillshard.taggers import metadata, tag_corpus
 from tests.conftest import HERE, write_corpus
+from tests.property.packed_streams import samples_of_epoch
 from tests.tokenizers_trained import EOS, counted, letters
 
 SKILLS = ("add", "carry", "negate")
@@ -104,22 +105,6 @@ def draws_seen(stream: PackedTokens, begin: int, num: int) -> list[int]:
         drawn |= {first + number for number, ids in enumerate(encoded) if not ids and stream.separator is None}
     assert len(drawn) == end - stream.mixer.first_draw
     return sorted(drawn)
-
-
-def samples_of_epoch(stream: PackedTokens, skill: int, epoch: int) -> list[tuple[str, list[int]]]:
-    """Return the id and the tokens of each sample of an epoch, in the order of the skill."""
-    name, order = stream.skills[skill], stream.mixer.orders[skill]
-    tokens, shards = stream.tokens.train[name], stream.mixer.shards.train[name]
-    separator = [] if stream.separator is None else [stream.tokens.token_id(stream.separator)]
-    stretch, samples = order.read_in(epoch, 0, order.num_samples), []
-    for shard, rows in stretch.segments:
-        ids = np.frombuffer(tokens.ids(shard).ids.data, np.uint16)
-        ends = np.cumsum(tokens.rows(shard), dtype=np.int64)
-        opened_shard = shards.open_shard(shard)
-        for row in rows.tolist():
-            own = ids[ends[row] - int(tokens.rows(shard)[row]) : ends[row]].tolist()
-            samples.append((opened_shard.sample(row).id, own + separator))
-    return samples if stretch.place is None else [samples[place] for place in stretch.place.tolist()]
 
 
 def check_blocks(stream: PackedTokens, begin: int, num: int, lefts: dict[str, int], seen: Seen) -> None:

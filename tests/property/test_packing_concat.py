@@ -12,7 +12,7 @@ from skillshard.errors import ObservationError
 from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.records import verify_ledger
 from skillshard.policies import fixed, proportional
-from tests.property.packed_streams import Counted, ids_of, live, losses_at, slow, stream_of
+from tests.property.packed_streams import Counted, live, losses_at, slow, stream_of, tokens_of
 from tests.tokenizers_trained import BOS, EOS
 
 pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
@@ -20,8 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:Us
 
 def token_stream(stream: PackedTokens, num_draws: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the tokens of the first draws in order, each text tokenized by itself, and the draw of each token."""
-    separators = [] if stream.separator is None else [stream.tokens.token_id(stream.separator)]
-    samples = [ids + separators for ids in ids_of(stream, num_draws)]
+    samples = tokens_of(stream, 0, num_draws)
     draws = np.repeat(np.arange(num_draws), [len(ids) for ids in samples])
     return np.array([token for ids in samples for token in ids]), draws
 

@@ -21,6 +21,7 @@ from skillshard.shards.read import ShardSet
 from skillshard.shards.token_manifest import KeptChat, TokensManifest4
 from skillshard.shards.token_set import TokenSet
 from tests.commands import fails, works
+from tests.property.packed_streams import tokens_of
 from tests.tokenizers_trained import BOS, EOS, counted, uneven_shards
 
 SKILLS = ("add", "carry", "negate")
@@ -37,14 +38,6 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenSet
 
 def policies() -> list[Policy]:
     return [stratified(), proportional(), fixed({"add": 1.0, "carry": 3.0, "negate": 2.0})]
-
-
-def tokens_of(stream: PackedTokens, first: int, num: int) -> list[list[int]]:
-    """Return the tokens of each draw, each text tokenized by itself."""
-    special = stream.tokens.manifest.special_tokens
-    separator = [] if stream.separator is None else [stream.tokens.token_id(stream.separator)]
-    texts = stream.mixer.batch(first, num).text
-    return [stream.tokens.tokenizer.encode(text, add_special_tokens=special).ids + separator for text in texts]
 
 
 RUNS = st.lists(

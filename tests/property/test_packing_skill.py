@@ -16,7 +16,7 @@ from skillshard.mixing.recorded import RecordedStream
 from skillshard.mixing.records import verify_ledger
 from skillshard.mixing.round_plan import order_round
 from skillshard.policies import fixed, stratified
-from tests.property.packed_streams import Counted, live, slow, stream_of, train
+from tests.property.packed_streams import Counted, live, samples_of_epoch, slow, stream_of, train
 from tests.tokenizers_trained import EOS
 
 pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
@@ -24,20 +24,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:Us
 
 def epoch_tokens(stream: PackedTokens, skill: int, epoch: int) -> tuple[list[int], list[int]]:
     """Return the tokens of an epoch of a skill in its order, and the position of each token in its sample."""
-    name, order = stream.skills[skill], stream.mixer.orders[skill]
-    counts = stream.tokens.train[name]
-    tokens: list[int] = []
-    positions: list[int] = []
-    num = order.num_samples
-    for shard, rows in order.read(epoch * num, (epoch + 1) * num).segments:
-        ids = np.frombuffer(counts.ids(shard).ids.data, np.uint16)
-        ends = np.cumsum(counts.rows(shard), dtype=np.int64)
-        for row in rows.tolist():
-            own = ids[ends[row] - int(counts.rows(shard)[row]) : ends[row]].tolist()
-            own += [] if stream.separator is None else [stream.tokens.token_id(stream.separator)]
-            tokens += own
-            positions += range(len(own))
-    return tokens, positions
+    samples = [tokens for _, tokens in samples_of_epoch(stream, skill, epoch)]
+    return [token for tokens in samples for token in tokens], [
+        place for tokens in samples for place in range(len(tokens))
+    ]
 
 
 def expected_blocks(stream: PackedTokens, num_draws: int) -> list[tuple[int, list[int], list[int]]]:
