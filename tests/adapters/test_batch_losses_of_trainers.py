@@ -17,7 +17,7 @@ from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.records import open_records
-from skillshard.policies import odm, stratified
+from skillshard.policies import fixed, odm, stratified
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet
 from skillshard.torch import block_collator
@@ -151,12 +151,13 @@ def test_lightning_reports_the_losses_of_packed_blocks_sample_by_sample(blocks: 
 
 
 def live_packed(source: Source, ledger: Path, *, step_blocks: int) -> PackedTokens:
-    """Make a packed stream with equal weights and training losses."""
+    """Make a packed stream with training losses. Most samples are of one skill, so that samples of a skill stand side by side in a block."""
     counts = TokenSet.open(source.counts)
+    weights = fixed(dict(zip(SKILLS, (0.8, 0.1, 0.1), strict=True)))
     stream = Mixer(
-        ShardSet.open(source.shards), stratified(), ledger=ledger, round_draws=5 * step_blocks, measured_on="training"
+        ShardSet.open(source.shards), weights, ledger=ledger, round_draws=5 * step_blocks, measured_on="training"
     )
-    return PackedTokens(stream, counts, block_tokens=6, separator=EOS, step_blocks=step_blocks)
+    return PackedTokens(stream, counts, block_tokens=24, separator=EOS, step_blocks=step_blocks)
 
 
 class Module(LightningModule):
