@@ -15,7 +15,9 @@ import orjson
 import xxhash
 
 from skillshard.canonical import explain
+from skillshard.corpus.columns import SampleColumns
 from skillshard.corpus.contents import BOM, cut_off, end_of, open_text
+from skillshard.corpus.line_columns import LineColumns
 from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.quick_lines import quick_samples
 from skillshard.corpus.sample import (
@@ -148,7 +150,8 @@ def read_lines(
     max_sample_bytes: int,
     hasher: xxhash.xxh3_128,
     passed_over: PassedOver,
-) -> Iterator[list[Sample | Rejection]]:
+    columns: LineColumns | None = None,
+) -> Iterator[list[Sample | Rejection] | SampleColumns]:
     """Yield the rows of a stretch of a JSONL file, block by block.
 
     Args:
@@ -157,6 +160,7 @@ def read_lines(
         max_sample_bytes: Largest size of a sample.
         hasher: Hash that is updated with the bytes of the lines.
         passed_over: Not used, because JSONL has no members or columns to leave out.
+        columns: Reader of ordinary blocks as columns. None: all rows are read as samples.
     """
     source = open_text(stretch, expected="lines of JSON")
     if isinstance(source, Rejection):
@@ -177,6 +181,11 @@ def read_lines(
             continue
         # Rewritten JSON is at most four times as long as the line (1e15 grows most), so a short line needs no check.
         if fields.is_quick and len(block.data) <= unchecked_bytes:
+            of_block = None if columns is None else columns.read(block.data)
+            if of_block is not None:
+                yield of_block
+                counter.passed += of_block.num_rows
+                continue
             quick = quick_samples(block.data, fields)
             if quick is not None:
                 yield quick

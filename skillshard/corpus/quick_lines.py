@@ -33,7 +33,7 @@ def quick_samples(data: bytes, fields: RowFields) -> list[Sample | Rejection] | 
     # An integer of more than 64 bits is parsed in another way.
     if id_field is None or long_digit_runs(data):
         return None
-    records = _parsed(data)
+    records = parsed_objects(data)
     if records is None or may_repeat_keys(data, records) or _may_be_deep(data, records):
         return None
     samples: list[Sample | Rejection] = []
@@ -51,7 +51,7 @@ def quick_samples(data: bytes, fields: RowFields) -> list[Sample | Rejection] | 
     return samples
 
 
-def _parsed(data: bytes) -> list[dict[str, Any]] | None:
+def parsed_objects(data: bytes) -> list[dict[str, Any]] | None:
     """Return the objects of the lines, or None if a line is not exactly one object."""
     try:
         values = orjson.loads(b"[%b]" % data.removesuffix(b"\n").replace(b"\n", _BETWEEN))

@@ -2,18 +2,22 @@
 
 import bisect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, islice, pairwise
+from typing import Any
 
 import orjson
 import xxhash
 
 from skillshard import storage
 from skillshard.corpus import lines
+from skillshard.corpus.columns import MetaField, SampleColumns
 from skillshard.corpus.delimited import lines_of_records, read_delimited
 from skillshard.corpus.documents import holds_documents, lines_of_rows, read_documents
 from skillshard.corpus.formats import Format
+from skillshard.corpus.line_columns import LineColumns
 from skillshard.corpus.lines import read_lines
-from skillshard.corpus.mapping import CorpusReading
+from skillshard.corpus.mapping import CorpusReading, RowFields
 from skillshard.corpus.partitions import Partition
 from skillshard.corpus.paths import hive_fields
 from skillshard.corpus.sample import PassedOver, Rejection, Sample
@@ -63,6 +67,9 @@ class PartitionReader:
         self._digests: list[str] = []
         self._reading = reading
         self._begun = self._finished = False
+        self._wanted: MetaField | None = None
+        # The files of a partition share the readers of columns, because most files of a corpus have rows of one shape.
+        self._line_columns: dict[tuple[str, str], LineColumns] = {}
 
     def __iter__(self) -> Iterator[Sample | Rejection]:
         for block in self.blocks():
@@ -73,6 +80,20 @@ class PartitionReader:
 
         The lists depend on the format, and take a few megabytes or hold a single row.
         """
+        for block in self._all_blocks():
+            assert isinstance(block, list)
+            yield block
+
+    def blocks_or_columns(self, wanted: MetaField | None) -> Iterator[list[Sample | Rejection] | SampleColumns]:
+        """Yield the rows as `blocks`, and ordinary rows as columns, which is faster than samples.
+
+        Args:
+            wanted: Field of the metadata for the columns. None: all rows are read as samples.
+        """
+        self._wanted = wanted
+        return self._all_blocks()
+
+    def _all_blocks(self) -> Iterator[list[Sample | Rejection] | SampleColumns]:
         if self._begun:
             raise CorpusError(
                 f"{self.partition.name}: a reader reads its partition only once. Make another PartitionReader."
@@ -82,26 +103,41 @@ class PartitionReader:
             self.first_rows.append(self._num_rows)
             hasher = xxhash.xxh3_128()
             for block in self._blocks(stretch, hasher):
-                self._num_rows += len(block)
+                self._num_rows += block.num_rows if isinstance(block, SampleColumns) else len(block)
                 yield block
             self._digests.append(hasher.hexdigest())
         self._finished = True
 
-    def _blocks(self, stretch: Stretch, hasher: xxhash.xxh3_128) -> Iterator[list[Sample | Rejection]]:
+    def _blocks(self, stretch: Stretch, hasher: xxhash.xxh3_128) -> Iterator[Any]:
         _refuse_changed(stretch)
-        blocks = _reader_of(stretch)(
+        fields = self._reading.rows_of(stretch.name)
+        # The readers hash whole blocks, which may have more rows than are read.
+        read = partial(
+            _reader_of(stretch),
             stretch,
-            fields=self._reading.rows_of(stretch.name),
+            fields=fields,
             max_sample_bytes=self._reading.max_sample_bytes,
-            # The readers hash whole blocks, which may have more rows than are read.
             hasher=hasher if stretch.num_rows is None else xxhash.xxh3_128(),
             passed_over=self.passed_over,
         )
-        if folder_fields := hive_fields(stretch.name):
+        folder_fields = hive_fields(stretch.name)
+        if stretch.num_rows is None and not folder_fields and (columns := self._columns(stretch, fields)) is not None:
+            return read(columns=columns)
+        blocks = read()
+        if folder_fields:
             blocks = _with_fields(blocks, folder_fields)
         if stretch.num_rows is None:
             return blocks
         return _in_blocks(_hashed(islice(chain.from_iterable(blocks), stretch.num_rows), hasher))
+
+    def _columns(self, stretch: Stretch, fields: RowFields) -> LineColumns | None:
+        """Return the reader of the columns of a stretch, or None if the rows must be read as samples."""
+        id_field, text_field = fields.id_field, fields.text_field
+        if self._wanted is None or not fields.is_quick or id_field is None or id_field == text_field:
+            return None
+        if _reader_of(stretch) is not read_lines:
+            return None
+        return self._line_columns.setdefault((id_field, text_field), LineColumns(id_field, text_field, self._wanted))
 
     def num_rows(self) -> list[int]:
         """Return the number of rows of each stretch, rejected rows included.
@@ -195,7 +231,7 @@ def line_numbers(stretch: Stretch, rows: Collection[int], *, max_sample_bytes: i
     return {row: before + row + 1 for row in rows}
 
 
-def _reader_of(stretch: Stretch) -> Callable[..., Iterator[list[Sample | Rejection]]]:
+def _reader_of(stretch: Stretch) -> Callable[..., Iterator[Any]]:
     """Return the function that reads a stretch in blocks."""
     if stretch.format == "jsonl" and not holds_documents(stretch):
         return read_lines

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from skillshard.corpus import MISSING, Sample, category_of, lookup
+from skillshard.corpus import MISSING, MetaField, Sample, category_of, lookup
 from skillshard.corpus.paths import unknown
 from skillshard.corpus.sample import json_type
 from skillshard.errors import TagsError
@@ -29,18 +29,22 @@ class Metadata:
     def arguments(self) -> dict[str, Any]:
         return {"fields": list(self.fields)}
 
+    @property
+    def wanted(self) -> MetaField | None:
+        """The field, if the tagger has a single field that is a key of the metadata."""
+        return MetaField.of(self.fields[0]) if len(self.fields) == 1 else None
+
     def tag(self, samples: Sequence[Sample]) -> list[Tag | Untagged]:
-        field, *others = self.fields
-        key = field.removeprefix("meta.")
-        if others or not key or "." in key or field in ("id", "text"):
+        field = self.wanted
+        if field is None:
             return [self._tag_one(sample) for sample in samples]
         # The usual case is a string under a key of the metadata. A lookup by a path costs as much as the parsing of a short row.
         tag_of: dict[str, Tag] = {}
         outcomes: list[Tag | Untagged] = []
         for sample in samples:
             meta = sample.meta
-            value = meta.get(key)
-            if type(value) is not str or not value or (key != field and ("meta" in meta or field in meta)):
+            value = meta.get(field.key)
+            if type(value) is not str or not value or not field.is_certain(meta):
                 outcomes.append(self._tag_one(sample))
             else:
                 tag = tag_of.get(value)

@@ -12,7 +12,7 @@ A task needs memory for the row groups of a part, and for 24 bytes per id of the
 import itertools
 import os
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -24,12 +24,14 @@ from skillshard.corpus import (
     DEFAULT_PACKING,
     Corpus,
     CorpusReading,
+    MetaField,
     Packing,
     Partition,
     PartitionReader,
     PassedOver,
     Rejection,
     Sample,
+    SampleColumns,
     row_places,
     unit_of,
 )
@@ -38,7 +40,7 @@ from skillshard.corpus.compare import places_changed
 from skillshard.corpus.mapping import in_keys
 from skillshard.errors import CorpusError, TagsError, name_some
 from skillshard.execution import Backend, OnStage, Record, keyed, run, shown, silent
-from skillshard.hash_ranges import id_hash
+from skillshard.hash_ranges import id_hashes
 from skillshard.printable import counted
 from skillshard.stages import Stages
 from skillshard.taggers.ceiling import (
@@ -51,6 +53,7 @@ from skillshard.taggers.ceiling import (
 from skillshard.taggers.groups import added
 from skillshard.taggers.repeated_ids import hashes_of_part, repeated_rows
 from skillshard.taggers.tagger import (
+    ColumnTagger,
     Finder,
     OnBadSample,
     RowTagger,
@@ -331,36 +334,41 @@ def tag_partition(
     """
     counts: dict[str, list[int]] = {}
     # 16 bytes for each id. A list of pairs takes ten times as much.
-    id_hashes, id_rows = array("Q"), array("Q")
+    hashes_of_ids, id_rows = array("Q"), array("Q")
     refused: list[tuple[int, Rejection]] = []
     reader = PartitionReader(partition, reading)
     later_rows = set(map(int, duplicates))
     check = early_check(ceiling, reader)
 
-    def count(skills: Sequence[str], samples: Sequence[Sample], numbers: Iterable[int]) -> None:
-        for skill, sample in zip(skills, samples, strict=True):
+    def count(ids: Sequence[str], skills: Sequence[str], num_text_bytes: Iterable[int], numbers: Iterable[int]) -> None:
+        num_bytes_of: defaultdict[str, int] = defaultdict(int)
+        for skill, num_bytes in zip(skills, num_text_bytes, strict=True):
+            num_bytes_of[skill] += num_bytes
+        for skill, num_samples in Counter(skills).items():
             sizes = counts.setdefault(skill, [0, 0])
-            text = sample.text
-            sizes[0] += 1
-            sizes[1] += len(text) if text.isascii() else len(text.encode())
-        id_hashes.extend(map(id_hash, [sample.id for sample in samples]))
+            sizes[:] = sizes[0] + num_samples, sizes[1] + num_bytes_of[skill]
+        hashes_of_ids.extend(id_hashes(ids))
         id_rows.extend(numbers)
 
-    def columns_of(number: int, rows: Sequence[Sample | Rejection], outcomes: Sequence[_Outcome]) -> TagColumns:
+    def columns_of(
+        number: int, rows: Sequence[Sample | Rejection] | SampleColumns, outcomes: Sequence[_Outcome]
+    ) -> TagColumns:
         """Return the rows of the tags for neighbouring rows, of which the first has the number."""
+        if isinstance(rows, SampleColumns):
+            count(rows.ids, rows.values, rows.num_text_bytes, range(number, number + rows.num_rows))
+            return TagColumns(rows.ids, rows.values, [1.0] * rows.num_rows, [None] * rows.num_rows)
         if not later_rows and set(map(type, outcomes)) == {Tag}:  # the usual case, without a step for each row
             samples, tags = cast(Sequence[Sample], rows), cast(Sequence[Tag], outcomes)
             skills = [tag.skill for tag in tags]
-            count(skills, samples, range(number, number + len(samples)))
-            return TagColumns(
-                [sample.id for sample in samples], skills, [tag.score for tag in tags], [None] * len(samples)
-            )
+            ids = [sample.id for sample in samples]
+            count(ids, skills, map(_num_text_bytes, samples), range(number, number + len(samples)))
+            return TagColumns(ids, skills, [tag.score for tag in tags], [None] * len(samples))
         tag_rows = []
         for row_number, (row, outcome) in enumerate(zip(rows, outcomes, strict=True), start=number):
             rejection = _refusal(row, outcome, reader.passed_over, is_duplicate=row_number in later_rows)
             if rejection is None:
                 assert isinstance(row, Sample) and isinstance(outcome, Tag)
-                count([outcome.skill], [row], [row_number])
+                count([row.id], [outcome.skill], [_num_text_bytes(row)], [row_number])
                 tag_rows.append(TagRow(row.id, outcome.skill, outcome.score, None))
                 continue
             if on_bad_sample == "stop":
@@ -372,12 +380,14 @@ def tag_partition(
         return TagColumns.of(tag_rows)
 
     place = part_place(out, partition.index)
-    write_part(place, (columns_of(*block) for block in _tagged(reader, tagger, partition.index)))
+    # Rows that are set aside as repeated need their samples.
+    wanted = tagger.wanted if isinstance(tagger, ColumnTagger) and not later_rows else None
+    write_part(place, (columns_of(*block) for block in _tagged(reader, tagger, partition.index, wanted)))
     rejected = _located(refused, reader, reading)
     if rejected:
         lines = (orjson.dumps(rejection.to_json(), option=orjson.OPT_APPEND_NEWLINE) for rejection in rejected)
         storage.write_bytes(rejected_place(out, partition.index), b"".join(lines))
-    storage.write_array(hashes, hashes_of_part(id_hashes, id_rows, partition.index))
+    storage.write_array(hashes, hashes_of_part(hashes_of_ids, id_rows, partition.index))
     return {
         "skills": counts,
         "set_aside": dict(Counter(rejection.reason for rejection in rejected)),
@@ -390,12 +400,23 @@ def tag_partition(
     }
 
 
+def _num_text_bytes(sample: Sample) -> int:
+    return len(sample.text) if sample.text.isascii() else len(sample.text.encode())
+
+
 def _tagged(
-    reader: PartitionReader, tagger: Tagger | RowTagger, partition: int
-) -> Iterator[tuple[int, Sequence[Sample | Rejection], list[_Outcome]]]:
-    """Yield neighbouring rows: the number of the first row, the rows, and the outcome of each row. A rejection has the outcome None."""
+    reader: PartitionReader, tagger: Tagger | RowTagger, partition: int, wanted: MetaField | None
+) -> Iterator[tuple[int, Sequence[Sample | Rejection] | SampleColumns, list[_Outcome]]]:
+    """Yield neighbouring rows: the number of the first row, the rows, and the outcome of each row.
+
+    A rejection has the outcome None. Columns have no outcomes, because the values of the wanted field are the skills.
+    """
     number = 0
-    for rows in reader.blocks() if isinstance(tagger, RowwiseTagger) else groups_of_rows(reader):
+    for rows in reader.blocks_or_columns(wanted) if isinstance(tagger, RowwiseTagger) else groups_of_rows(reader):
+        if isinstance(rows, SampleColumns):
+            yield number, rows, []
+            number += rows.num_rows
+            continue
         samples = [(place, row) for place, row in enumerate(rows, start=number) if isinstance(row, Sample)]
         outcomes = _outcomes(samples, tagger, partition)
         if len(samples) == len(rows):

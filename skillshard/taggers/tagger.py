@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from skillshard.artefact import Work
-from skillshard.corpus import CorpusReading, Partition, Reason, Rejection, Sample
+from skillshard.corpus import CorpusReading, MetaField, Partition, Reason, Rejection, Sample
 from skillshard.corpus.token_ids import NEEDS_TEXTS
 from skillshard.errors import TagsError
 from skillshard.execution import Backend, OnStage, Record, Task, run
@@ -71,6 +71,18 @@ class RowwiseTagger(Tagger, Protocol):
     """
 
     is_rowwise: ClassVar[bool]
+
+
+@runtime_checkable
+class ColumnTagger(RowwiseTagger, Protocol):
+    """A tagger that may only need one field of the metadata.
+
+    The skill of a sample is then the value of the field, where the value is a string that is not empty, or an integer.
+    """
+
+    @property
+    def wanted(self) -> MetaField | None:
+        """The field, or None if the tagger needs samples."""
 
 
 @runtime_checkable

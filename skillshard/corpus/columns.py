@@ -1,0 +1,62 @@
+"""Columns of neighbouring samples, for commands that need the ids, one field and the sizes of the texts, and no samples.
+
+Most rows of a corpus are ordinary. Their columns are read without a Python object for each row and field, which takes a third of the time.
+"""
+
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import NamedTuple
+
+META = "meta"
+"""Key whose values are the metadata, if a row has no other key beside the id and the text."""
+
+
+class SampleColumns(NamedTuple):
+    """Neighbouring samples as columns of equal length.
+
+    Attributes:
+        ids: Id of each sample.
+        num_text_bytes: Size of each text in bytes of UTF-8.
+        values: Value of one field of the metadata as the name of a category, never empty.
+    """
+
+    ids: list[str]
+    num_text_bytes: list[int]
+    values: list[str]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class MetaField:
+    """A field of the metadata that is a single key.
+
+    Attributes:
+        path: Path of the field, with or without "meta." before the key.
+    """
+
+    path: str
+
+    @classmethod
+    def of(cls, path: str) -> "MetaField | None":
+        """Return the field at a path, or None if the path may have more than one step, or names no metadata.
+
+        >>> MetaField.of("meta.lang"), MetaField.of("id"), MetaField.of("file.stem")
+        (MetaField(path='meta.lang'), None, None)
+        """
+        key = path.removeprefix(f"{META}.")
+        return None if not key or "." in key or path in ("id", "text") else cls(path)
+
+    @property
+    def key(self) -> str:
+        return self.path.removeprefix(f"{META}.")
+
+    def is_certain(self, keys: Container[str]) -> bool:
+        """Return whether the path means the key in metadata with these keys. A key "meta" or "meta.lang" would come first.
+
+        >>> MetaField("meta.lang").is_certain({"lang": "en"}), MetaField("meta.lang").is_certain({"lang": "en", "meta": {}})
+        (True, False)
+        """
+        return self.key == self.path or not (META in keys or self.path in keys)
