@@ -45,7 +45,7 @@ from skillshard.report.history import ReportFacts
 from skillshard.shards.manifest import Manifest, Manifest1, Manifest2, Manifest4, SampleMember
 from skillshard.shards.token_manifest import TokensManifest, TokensManifest1, TokensManifest3, TokensManifest4
 from skillshard.taggers.clusters.saved import ModelManifest, ModelManifest1
-from skillshard.tags import TagsManifest, TagsManifest1
+from skillshard.tags import TagsManifest, TagsManifest1, TagsManifest3
 
 _MODELS: dict[str, Any] = {
     "blocks-1": BlocksRecord,
@@ -87,6 +87,7 @@ _MODELS: dict[str, Any] = {
     "steer-1": SteerRecord,
     "tags-1": TagsManifest1,
     "tags-2": TagsManifest,
+    "tags-3": TagsManifest3,
     "tokens-1": TokensManifest1,
     "tokens-2": TokensManifest,
     "tokens-3": TokensManifest3,

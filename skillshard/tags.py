@@ -2,7 +2,7 @@
 
     T/parts/000000.parquet    id, skill, score, reason: one row per row of the partition, in the same order
     T/rejected/000000.jsonl   the rows that were set aside, with file, line, reason and the raw line
-    T/tags.json               written last: inputs and arguments, counts, digests (schemas/tags-2.json)
+    T/tags.json               written last: inputs and arguments, counts, digests (schemas/tags-2.json, tags-3.json)
 
 A row that was set aside has a `reason` and no skill. Tags and corpus can therefore be read side by side without a join, and every row of
 the corpus is accounted for.
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from skillshard import artefact, canonical, places, storage
 from skillshard.corpus import RESTS, Corpus, FileLayout, Packing, Partition
+from skillshard.corpus.table_digest import is_by_columns
 from skillshard.errors import TagsError
 from skillshard.printable import counted
 from skillshard.progress import advance
@@ -172,6 +173,12 @@ class TagsManifest(_TagsManifest):
         return None if recorded is None else Packing(**recorded)
 
 
+class TagsManifest3(TagsManifest):
+    """The content of tags.json if a digest of rows goes over the columns of a table (skillshard/corpus/table_digest.py)."""
+
+    schema_version: Literal["skillshard/tags/3"] = Field("skillshard/tags/3", alias="schema")  # type: ignore[assignment]
+
+
 class TagsPart1(TagsStretch):
     """A partition of the corpus with its part of the tags, in version 1. A partition was a stretch of one file."""
 
@@ -193,6 +200,18 @@ class TagsManifest1(_TagsManifest):
         ]
         rest = self.model_dump(exclude={"schema_version", "parts"})
         return TagsManifest(**rest, parts=parts)
+
+
+def tags_manifest(parts: Sequence[Mapping[str, Any]], **content: Any) -> TagsManifest:
+    """Return the content of tags.json in the version that the digests of the rows need.
+
+    Args:
+        parts: Fields of each part, as of `TagsPart`.
+        content: Other fields of `TagsManifest`.
+    """
+    digests = (stretch["rows_digest"] for part in parts for stretch in part["stretches"])
+    model = TagsManifest3 if any(map(is_by_columns, digests)) else TagsManifest
+    return model(parts=parts, **content)
 
 
 def set_aside_by(counts: Iterable[tuple[str, str, str | None, int]]) -> list[TagsSetAside]:
@@ -222,6 +241,13 @@ def kinds_of(lines: Iterable[bytes]) -> Counter[tuple[str, str, str | None]]:
     return counts
 
 
+_VERSIONS: dict[Any, tuple[str, type[TagsManifest1] | type[TagsManifest]]] = {
+    "skillshard/tags/1": ("tags-1.json", TagsManifest1),
+    "skillshard/tags/2": ("tags-2.json", TagsManifest),
+    "skillshard/tags/3": ("tags-3.json", TagsManifest3),
+}
+
+
 @dataclass(frozen=True)
 class Tags:
     """A finished tags artefact."""
@@ -246,13 +272,13 @@ class Tags:
             storage.refuse_special(manifest_place)
         data = storage.read_bytes(manifest_place)
         content = canonical.from_json(data, places.public(manifest_place))
-        is_version_1 = isinstance(content, dict) and content.get("schema") == "skillshard/tags/1"
-        model: type[TagsManifest1] | type[TagsManifest] = TagsManifest1 if is_version_1 else TagsManifest
+        version = content.get("schema") if isinstance(content, dict) else None
+        schema, model = _VERSIONS.get(version, _VERSIONS["skillshard/tags/2"])
         manifest = artefact.parse_manifest(
             data,
             model,
             place=places.public(manifest_place),
-            schema="tags-1.json" if is_version_1 else "tags-2.json",
+            schema=schema,
             error=TagsError,
             anew=_ANEW,
         )
@@ -347,6 +373,19 @@ class Tags:
                 f"aside {num_counted:,}: damaged or edited. {_ANEW}"
             )
         return faults
+
+
+def refuse_two_forms(tags: Tags, other: Tags) -> None:
+    """Raise TagsError if two tags of the same files have digests of rows in two forms, which cannot be compared."""
+    stretches = [[stretch for part in each.manifest.parts for stretch in part.stretches] for each in (tags, other)]
+    are_files_alike = [one.file for one in stretches[0]] == [one.file for one in stretches[1]]
+    if are_files_alike and any(
+        is_by_columns(one.rows_digest) != is_by_columns(two.rows_digest) for one, two in zip(*stretches, strict=True)
+    ):
+        raise TagsError(
+            f"{places.public(tags.folder)} and {places.public(other.folder)} have digests of tables in two forms, because an earlier version of "
+            "skillshard made one of the two. So nothing shows that both are tags of the same rows. Tag the older one anew with this version."
+        )
 
 
 def part_place(folder: str | os.PathLike[str], part: int) -> str:

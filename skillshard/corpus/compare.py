@@ -24,13 +24,13 @@ def places_changed(
         for partition in partitions
         if partition.index in digests
         for stretch, digest in zip(partition.stretches, digests[partition.index], strict=True)
-        if stretch.place in places and _digest(stretch, reading) != digest
+        if stretch.place in places and _digest(stretch, reading, digest) != digest
     }
     return [place for place in places if place in changed]
 
 
-def _digest(stretch: Stretch, reading: CorpusReading) -> str:
-    reader = PartitionReader(Partition(0, (stretch,)), reading)
+def _digest(stretch: Stretch, reading: CorpusReading, before: str) -> str:
+    reader = PartitionReader(Partition(0, (stretch,)), reading, [before])
     for _ in reader:
         pass  # the digest is known after the last row
     return reader.digests()[0]

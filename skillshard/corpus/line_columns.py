@@ -252,12 +252,14 @@ def _are_lines(data: bytes, newlines: np.ndarray, num_values: int) -> bool:
         num_values: Number of values.
     """
     # Within a value, a comma stands between two objects. So a newline between "}" and "{" stands between two values, and each line has a value.
-    characters = np.frombuffer(data, np.uint8)
     inner = newlines[:-1] if data.endswith(b"\n") else newlines
+    if len(inner) + 1 != num_values:
+        return False
+    characters = np.frombuffer(data, np.uint8)
     before = characters[newlines - 1]
     if not (before == _END).all():
         before = np.where(before == _RETURN, characters[newlines - 2], before)
-    return bool(len(inner) + 1 == num_values and (before == _END).all() and (characters[inner + 1] == _BEGIN).all())
+    return bool((before == _END).all() and (characters[inner + 1] == _BEGIN).all())
 
 
 def _strings(values: list[Any]) -> list[str] | None:

@@ -2,7 +2,6 @@
 
 import bisect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import chain, islice, pairwise
 from typing import Any
 
@@ -22,6 +21,7 @@ from skillshard.corpus.partitions import Partition
 from skillshard.corpus.paths import hive_fields
 from skillshard.corpus.sample import PassedOver, Rejection, Sample
 from skillshard.corpus.stretches import Stretch
+from skillshard.corpus.table_digest import TableDigest, is_by_columns
 from skillshard.corpus.tables import read_table, rows_before
 from skillshard.corpus.tars import read_tar
 from skillshard.corpus.texts import read_text
@@ -45,6 +45,7 @@ class PartitionReader:
     Args:
         partition: Partition from `Corpus.partitions`.
         reading: Field mappings of the rows, and the limit of the size of a sample.
+        digests_before: Digest of each stretch at an earlier reading. The digests of this reading then have the same forms. None: the present form.
 
     Attributes:
         passed_over: Data that is left out in the rows read so far, by kind.
@@ -59,8 +60,10 @@ class PartitionReader:
         self,
         partition: Partition,
         reading: CorpusReading = CorpusReading(),
+        digests_before: Sequence[str] | None = None,
     ) -> None:
         self.partition = partition
+        self._digests_before = digests_before
         self.passed_over = PassedOver()
         self.first_rows: list[int] = []
         self._num_rows = 0
@@ -99,45 +102,58 @@ class PartitionReader:
                 f"{self.partition.name}: a reader reads its partition only once. Make another PartitionReader."
             )
         self._begun = True
-        for stretch in self.partition.stretches:
+        for number, stretch in enumerate(self.partition.stretches):
             self.first_rows.append(self._num_rows)
-            hasher = xxhash.xxh3_128()
+            before = None if self._digests_before is None else self._digests_before[number]
+            hasher: xxhash.xxh3_128 | TableDigest = xxhash.xxh3_128()
+            # A stretch that is read up to a certain row hashes the values of the rows, because batches may have more rows.
+            if (
+                _reader_of(stretch) is read_table
+                and stretch.num_rows is None
+                and (before is None or is_by_columns(before))
+            ):
+                hasher = TableDigest()
             for block in self._blocks(stretch, hasher):
                 self._num_rows += block.num_rows if isinstance(block, SampleColumns) else len(block)
                 yield block
             self._digests.append(hasher.hexdigest())
         self._finished = True
 
-    def _blocks(self, stretch: Stretch, hasher: xxhash.xxh3_128) -> Iterator[Any]:
+    def _blocks(self, stretch: Stretch, hasher: xxhash.xxh3_128 | TableDigest) -> Iterator[Any]:
         _refuse_changed(stretch)
         fields = self._reading.rows_of(stretch.name)
-        # The readers hash whole blocks, which may have more rows than are read.
-        read = partial(
-            _reader_of(stretch),
+        folder_fields = hive_fields(stretch.name)
+        options = {} if stretch.num_rows is not None or folder_fields else self._column_options(stretch, fields)
+        if isinstance(hasher, TableDigest):
+            options["digest"] = hasher
+        blocks = _reader_of(stretch)(
             stretch,
             fields=fields,
             max_sample_bytes=self._reading.max_sample_bytes,
-            hasher=hasher if stretch.num_rows is None else xxhash.xxh3_128(),
+            # The readers hash whole blocks, which may have more rows than are read.
+            hasher=xxhash.xxh3_128() if stretch.num_rows is not None or isinstance(hasher, TableDigest) else hasher,
             passed_over=self.passed_over,
+            **options,
         )
-        folder_fields = hive_fields(stretch.name)
-        if stretch.num_rows is None and not folder_fields and (columns := self._columns(stretch, fields)) is not None:
-            return read(columns=columns)
-        blocks = read()
         if folder_fields:
             blocks = _with_fields(blocks, folder_fields)
         if stretch.num_rows is None:
             return blocks
+        assert not isinstance(hasher, TableDigest)
         return _in_blocks(_hashed(islice(chain.from_iterable(blocks), stretch.num_rows), hasher))
 
-    def _columns(self, stretch: Stretch, fields: RowFields) -> LineColumns | None:
-        """Return the reader of the columns of a stretch, or None if the rows must be read as samples."""
-        id_field, text_field = fields.id_field, fields.text_field
-        if self._wanted is None or not fields.is_quick or id_field is None or id_field == text_field:
-            return None
-        if _reader_of(stretch) is not read_lines:
-            return None
-        return self._line_columns.setdefault((id_field, text_field), LineColumns(id_field, text_field, self._wanted))
+    def _column_options(self, stretch: Stretch, fields: RowFields) -> dict[str, Any]:
+        """Return the arguments by which a reader reads ordinary rows as columns. Without arguments, all rows are read as samples."""
+        id_field, text_field, wanted = fields.id_field, fields.text_field, self._wanted
+        if wanted is None or not fields.is_quick or id_field is None or id_field == text_field:
+            return {}
+        read = _reader_of(stretch)
+        if read is read_table:
+            return {"wanted": wanted}
+        if read is not read_lines:
+            return {}
+        columns = self._line_columns.setdefault((id_field, text_field), LineColumns(id_field, text_field, wanted))
+        return {"columns": columns}
 
     def num_rows(self) -> list[int]:
         """Return the number of rows of each stretch, rejected rows included.
@@ -151,8 +167,8 @@ class PartitionReader:
     def digests(self) -> list[str]:
         """Return the digest of the rows of each stretch, rejected rows included: xxh3, 128 bits, in hexadecimal digits.
 
-        Equal rows of the same format have equal digests. JSONL hashes the decompressed bytes of the lines. Other formats hash the
-        values of the rows. A stretch that is read up to a certain row always hashes the values of the rows.
+        Equal rows of the same format have equal digests. JSONL hashes the decompressed bytes of the lines. Parquet and Arrow hash the
+        columns (table_digest.py), and other formats the values of the rows. A stretch that is read up to a certain row always hashes the values of the rows.
 
         Raises:
             CorpusError: Not all rows have been read.

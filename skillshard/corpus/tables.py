@@ -16,16 +16,19 @@ import pyarrow.parquet as pq
 import xxhash
 
 from skillshard import storage
+from skillshard.corpus.columns import META, MetaField, SampleColumns
 from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.members import MAX_MEMBER_BYTES, Members, too_large
 from skillshard.corpus.sample import BadRecord, PassedOver, Rejection, Sample, check_size
 from skillshard.corpus.stretches import Stretch, storage_damage
+from skillshard.corpus.table_columns import most_bytes, read_columns
+from skillshard.corpus.table_digest import TableDigest
 from skillshard.corpus.values import NoForm, is_binary, json_values, label
 from skillshard.errors import CorpusError
 
 # Bounds the memory of a batch as Python values, which take several times the bytes of the columns.
 _BATCH_BYTES = 4 << 20
-_BATCH_ROWS = 1024
+_BATCH_ROWS = 8192
 # Values that are the same after a pass through JSON.
 _PLAIN_TYPES = frozenset((str, int, bool, type(None)))
 # The format of Arrow streams: a continuation mark, and 0 as the length of the next message.
@@ -71,15 +74,19 @@ def read_table(
     max_sample_bytes: int,
     hasher: xxhash.xxh3_128,
     passed_over: PassedOver,
-) -> Iterator[list[Sample | Rejection]]:
+    digest: TableDigest | None = None,
+    wanted: MetaField | None = None,
+) -> Iterator[list[Sample | Rejection] | SampleColumns]:
     """Yield the rows of a stretch of a Parquet or Arrow file, batch by batch.
 
     Args:
         stretch: Stretch to read.
         fields: Field mapping of the rows.
         max_sample_bytes: Largest size of a sample.
-        hasher: Hash that is updated with each row as JSON.
+        hasher: Hash that is updated with each row as JSON, unless `digest` is given.
         passed_over: Counter of the values without a JSON form.
+        digest: Digest that is updated with each column.
+        wanted: Field of the metadata for reading ordinary batches as columns. Needs `digest`. None: all rows are read as samples.
     """
     name, num_left = stretch.name, stretch.num_rows
     try:
@@ -92,9 +99,19 @@ def read_table(
             if num_left is not None:  # values beyond the last row that is read must not be counted as left out
                 batch = batch.slice(0, num_left)
                 num_left -= batch.num_rows
-            names, columns = _columns(batch, fields, passed_over)
             sources = _member_columns(batch, fields.members, name)
-            quick = None if sources else _quick_samples(batch, names, columns, fields, max_sample_bytes, hasher)
+            if digest is not None and wanted is not None and not sources:
+                of_batch = read_columns(batch, fields, wanted, max_sample_bytes)
+                if of_batch is not None:
+                    digest.update(batch, dict.fromkeys(batch.schema.names, ()))
+                    row += of_batch.num_rows
+                    yield of_batch
+                    continue
+            names, columns = _columns(batch, fields, passed_over)
+            if digest is not None:
+                digest.update(batch, dict(zip(names, columns, strict=True)))
+            of_rows = hasher if digest is None else None
+            quick = None if sources else _quick_samples(batch, names, columns, fields, max_sample_bytes, of_rows)
             if quick is not None:
                 row += len(quick)
                 yield quick
@@ -116,11 +133,13 @@ def read_table(
                     sample = _plain(fields.sample(record, row))
                     check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)
                 except BadRecord as error:
-                    hasher.update(orjson.dumps([error.reason, error.detail, error.id]))
+                    if of_rows is not None:
+                        of_rows.update(orjson.dumps([error.reason, error.detail, error.id]))
                     raw = _shown(names, columns, batch_row)
                     items.append(Rejection(name, row, error.reason, error.detail, error.id, raw, error.field))
                 else:
-                    hasher.update(orjson.dumps([sample.id, sample.text, sample.meta]))
+                    if of_rows is not None:
+                        of_rows.update(orjson.dumps([sample.id, sample.text, sample.meta]))
                     items.append(sample)
             yield from _with_members(items, sources, name, row - len(items) + 1) if sources else [items]
     except _Cut as error:
@@ -133,20 +152,18 @@ def _quick_samples(
     columns: Sequence[Sequence[Any]],
     fields: RowFields,
     max_sample_bytes: int,
-    hasher: xxhash.xxh3_128,
+    hasher: xxhash.xxh3_128 | None,
 ) -> list[Sample | Rejection] | None:
     """Return the samples of a batch of strings, integers and booleans, or None if a row or a column needs a closer look.
 
-    The hash is updated as by the reading row by row, and only if the samples are returned.
+    The hash, if one is given, is updated as by the reading row by row, and only if the samples are returned.
     """
     id_field, text_field = fields.id_field, fields.text_field
     if not fields.is_quick or id_field is None or id_field == text_field or not {id_field, text_field} <= set(names):
         return None
     of_name = dict(zip(names, columns, strict=True))
     ids, texts = of_name.pop(id_field), of_name.pop(text_field)
-    # JSON writes at most 6 bytes for a byte of text. The names of the columns stand in every row.
-    most_bytes = 6 * batch.nbytes + 6 * sum(len(name.encode()) + 2 for name in names)
-    if set(of_name) == {"meta"} or most_bytes > max_sample_bytes:
+    if set(of_name) == {META}:
         return None
     if not all(map(_PLAIN_TYPES.issuperset, (map(type, column) for column in of_name.values()))):
         return None
@@ -154,12 +171,15 @@ def _quick_samples(
         return None
     if not all(texts) or any(map(str.isspace, texts)):
         return None
+    if most_bytes(batch) > max_sample_bytes:
+        return None
     metas: list[dict[str, Any]] = [{} for _ in ids]
     if of_name:
         metas = [dict(zip(of_name, values, strict=True)) for values in zip(*of_name.values(), strict=True)]
-    # One after the other, because the bytes of orjson keep a buffer of some kilobytes.
-    for values in map(orjson.dumps, zip(ids, texts, metas, strict=True)):
-        hasher.update(values)
+    if hasher is not None:
+        # One after the other, because the bytes of orjson keep a buffer of some kilobytes.
+        for values in map(orjson.dumps, zip(ids, texts, metas, strict=True)):
+            hasher.update(values)
     return [Sample(sample_id, text, meta, fields.name) for sample_id, text, meta in zip(ids, texts, metas, strict=True)]
 
 

@@ -23,7 +23,7 @@ from skillshard.taggers.clusters.kmeans import Choice
 from skillshard.taggers.clusters.saved import SavedClusters, has_clusters
 from skillshard.taggers.fields import read_field
 from skillshard.taggers.rows import sample_rows
-from skillshard.tags import Tags
+from skillshard.tags import Tags, refuse_two_forms
 
 POINTS_IN_MAP = 2000
 """Number of samples in a map. t-SNE of 2,000 points takes seconds, and more dots would cover each other."""
@@ -136,6 +136,7 @@ def compare(tags: Tags, against: str, corpus: Sequence[str] | None = None) -> Ag
     elif Path(against).is_dir():
         other = Tags.open(against)
         # Two taggings are paired row by row, so both must be of the same rows in the same partitions.
+        refuse_two_forms(tags, other)
         digests = [[part.rows_digests for part in each.manifest.parts] for each in (tags, other)]
         if digests[0] != digests[1]:
             raise TagsError(

@@ -127,7 +127,7 @@ def sort_partition(
         num_texts += waiting.write(scratch, chunk_number(partition.index, chunks), with_members=bool(suffixes))
         chunks, waiting = chunks + 1, _Waiting(cut, layout, inherited, drop)
 
-    reader = PartitionReader(partition, reading)
+    reader = PartitionReader(partition, reading, expected_digests)
     set_aside: Counter[str] = Counter()
     num_with: Counter[str] = Counter()
     for tagged in tagged_rows(reader, tags_part, expected_digests, set_aside, most_rows):

@@ -28,9 +28,11 @@ from skillshard.tags import (
     kinds_of,
     part_place,
     read_part,
+    refuse_two_forms,
     rejected_place,
     set_aside_by,
     split_rests,
+    tags_manifest,
     write_part,
 )
 
@@ -97,6 +99,7 @@ def regroup_tags(
 
 
 def _refuse_unlike(sets: Sequence[Tags]) -> None:
+    refuse_two_forms(sets[0], sets[-1])
     rows = [[part.stretches for part in tags.manifest.parts] for tags in sets]
     if rows[0] != rows[-1]:
         raise TagsError(
@@ -249,7 +252,7 @@ def _manifest(
     text_bytes: dict[str, int | None] = dict.fromkeys(num_samples)
     if len(sets) == 1:
         text_bytes |= added({names[skill]: known[skill] or 0} for skill in sizes)
-    return TagsManifest(
+    return tags_manifest(
         made_from=made_from,
         parts=[
             {**part.model_dump(), "num_set_aside": record["num_set_aside"], "part_digest": record["part_digest"]}

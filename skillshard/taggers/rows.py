@@ -26,10 +26,14 @@ def count_rows(search: Search) -> tuple[list[int], int]:
     return [record["num_rows"] for record in records], sum(record["num_samples"] for record in records)
 
 
-def read_rows(search: Search) -> list[Record]:
+def read_rows(search: Search, digests_before: Sequence[Sequence[str]] | None = None) -> list[Record]:
     """Return the number of rows and of samples of each partition, and the digest of the rows.
 
     The metadata with few values is kept beside the tags (`skillshard.taggers.fields`).
+
+    Args:
+        search: Corpus, and the way to run tasks.
+        digests_before: Digests of the stretches of each partition at an earlier reading, whose forms the digests take.
 
     Raises:
         CorpusError: A row is bad, where bad samples stop the command, or more rows are bad than the ceiling allows.
@@ -43,6 +47,7 @@ def read_rows(search: Search) -> list[Record]:
                 "on_bad_sample": search.on_bad_sample,
                 "ceiling": search.ceiling,
                 "fields": fields_place(fields, index),
+                **({} if digests_before is None else {"digests_before": digests_before[index]}),
             }
             for index, partition in enumerate(search.partitions)
         ),
@@ -71,7 +76,12 @@ def count_only(partition: Partition, reading: CorpusReading) -> Record:
 
 
 def count_partition(
-    partition: Partition, reading: CorpusReading, on_bad_sample: OnBadSample, ceiling: Ceiling, fields: str
+    partition: Partition,
+    reading: CorpusReading,
+    on_bad_sample: OnBadSample,
+    ceiling: Ceiling,
+    fields: str,
+    digests_before: Sequence[str] | None = None,
 ) -> Record:
     """Read a partition, count rows and samples, and write the metadata with few values.
 
@@ -81,7 +91,7 @@ def count_partition(
     table = FieldTable()
     num_rows = num_samples = 0
     rejections: list[Rejection] = []
-    reader = PartitionReader(partition, reading)
+    reader = PartitionReader(partition, reading, digests_before)
     check = early_check(ceiling, reader)
     for row in reader:
         if isinstance(row, Rejection) and on_bad_sample == "stop":

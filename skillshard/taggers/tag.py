@@ -76,6 +76,7 @@ from skillshard.tags import (
     rejected_place,
     set_aside_by,
     split_rests,
+    tags_manifest,
     write_part,
 )
 
@@ -517,7 +518,7 @@ def _manifest(
             f"{len(skills):,} different skills (such as {', '.join(sorted(skills)[:3])}), and at most {MAX_SKILLS:,} make sense. Tag by "
             "a field with fewer values."
         )
-    return TagsManifest(
+    return tags_manifest(
         made_from=made_from,
         parts=[
             {

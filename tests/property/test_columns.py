@@ -191,3 +191,11 @@ def test_a_mapping_by_paths_and_a_folder_with_a_field_give_samples(tmp_path: Pat
         for name, reading in readings.items()
     }
     assert kinds == {"keys": [SampleColumns, list], "paths": [list, list]}
+
+
+@pytest.mark.parametrize("data", [b"\n", b"\n\n", b" \n", b'\n{"id": "1", "text": "x", "skill": "s"}'])
+def test_blank_lines_are_no_rows_of_columns(data: bytes) -> None:
+    line = b'{"id": "0", "text": "x", "skill": "s"}'
+    by_columns, num_in_columns = outcomes_of([line, data, line], "skill", as_columns=True)
+    assert by_columns == outcomes_of([line, data, line], "skill", as_columns=False)[0]
+    assert num_in_columns >= 2

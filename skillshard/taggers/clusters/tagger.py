@@ -144,7 +144,7 @@ class KeptEmbeddings:
 
     def find(self, search: Search) -> RowTagger:
         self._refuse_other_partitions(search)
-        records = read_rows(search)
+        records = read_rows(search, [part.rows_digests for part in self.tags.manifest.parts])
         self._refuse_other_rows([record["rows_digests"] for record in records])
         num_rows, num_samples = ([record[name] for record in records] for name in ("num_rows", "num_samples"))
         files = bring_embeddings(self.tags, search.work.scratch("kept", EMBEDDINGS))
