@@ -1,17 +1,15 @@
 """Measure the CPU time of `tag metadata` on rows of several shapes, against a bare parse of the lines and a bare scan of the tables.
 
-    python -m benchmarks.tag_shapes FOLDER [--rounds 5] [--before CHECKOUT] [--workers]
+    python -m benchmarks.tag_shapes FOLDER [--rounds 5] [--before CHECKOUT]
 
-The contenders of benchmarks/pipeline.py take turns, and each runs in a process of its own with one worker. The CPU time of a contender is the
-time on the corpus less its median time on a corpus of 20 rows. `--before` adds the commands of another checkout of this repository to each
-round. `--workers` adds the ratio of the elapsed times with one worker and with two. The results are written to
-benchmarks/results/tag-shapes.json.
+A round has a process for each checkout. The process reads each corpus with the bare readers of benchmarks/pipeline.py and tags the
+partitions, one after the other. The time of a process to start, of a pool and of the search for repeated ids is not in the numbers.
+`--before` adds the code of another checkout of this repository. The results are written to benchmarks/results/tag-shapes.json.
 """
 
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -21,11 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pipeline import NUM_SKILLS, TINY_ROWS
-
 RESULTS = Path(__file__).parent / "results" / "tag-shapes.json"
 HERE = Path(__file__).parent.parent
-CORPUS_BYTES = 120_000_000
+NUM_SKILLS = 20
+CORPUS_BYTES = 60_000_000
 
 
 @dataclass(frozen=True)
@@ -78,79 +75,74 @@ def write_corpus(folder: Path, shape: Shape, num_rows: int) -> None:
         pq.write_table(pa.Table.from_pylist(records), folder / "parquet" / f"{number}.parquet", row_group_size=5000)
 
 
-def run(name: str, folder: Path, checkout: Path, workers: int = 1) -> tuple[float, float]:
-    """Return the CPU seconds and the elapsed seconds of a contender of benchmarks/pipeline.py."""
-    out = folder / "out"
-    shutil.rmtree(out, ignore_errors=True)
-    if name in BARE.values():
-        command = [sys.executable, str(checkout / "benchmarks" / "pipeline.py"), "--contender", name, str(folder)]
-    else:
-        kind = name.removeprefix("tag ").lower()
-        # The tiny corpus has several partitions too, because a single partition is read without a worker to start.
-        size = "500B" if folder.name == "tiny" else "32MiB"
-        command = [sys.executable, "-m", "skillshard", "tag", "metadata", str(folder / kind), "--field", "skill"]
-        command += ["--out", str(out), "--workers", str(workers), "--partition-size", size]
-    before, started_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(
-        command,
+def turn(folder: Path) -> dict[str, float]:
+    """Return the CPU seconds of each contender on a corpus, in this process. The commands are those of the checkout on the path."""
+    from benchmarks import pipeline
+    from skillshard import taggers
+    from skillshard.corpus import Corpus
+    from skillshard.taggers.ceiling import Ceiling
+    from skillshard.taggers.tag import tag_partition
+
+    seconds = {}
+    for kind, bare in BARE.items():
+        started_s = time.process_time()
+        {"parse": pipeline.parse, "scan": pipeline.scan}[bare](folder)
+        seconds[bare] = time.process_time() - started_s
+        out = folder / "out"
+        (out / "parts").mkdir(parents=True)
+        corpus = Corpus.open(folder / kind.lower())
+        tagger, reading = taggers.metadata("skill"), corpus.reading(16 << 20)
+        started_s = time.process_time()
+        for partition in corpus.partitions():
+            hashes = str(out / f"{partition.index}.npy")
+            tag_partition(partition, tagger, str(out), "stop", reading, Ceiling(), hashes)
+        seconds[f"tag {kind}"] = time.process_time() - started_s
+        shutil.rmtree(out)
+    return seconds
+
+
+def run(folder: Path, checkout: Path) -> dict[str, dict[str, float]]:
+    """Return the result of `turn` for each shape, in a process of its own with the code of a checkout."""
+    # This file runs by its path, because an older checkout lacks the file. The path then names the checkout for all imports.
+    process = subprocess.run(
+        [sys.executable, "-P", __file__, str(folder), "--turn"],
         check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        # The checkout of the command stands first on the path, in the workers too.
-        cwd=checkout,
+        stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(checkout)},
     )
-    elapsed_s, after = time.perf_counter() - started_s, resource.getrusage(resource.RUSAGE_CHILDREN)
-    shutil.rmtree(out, ignore_errors=True)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, elapsed_s
+    result: dict[str, dict[str, float]] = json.loads(process.stdout)
+    return result
 
 
-def measure(folder: Path, num_rounds: int, checkouts: dict[str, Path], with_workers: bool) -> dict[str, Any]:
+def measure(folder: Path, num_rounds: int, checkouts: dict[str, Path]) -> dict[str, Any]:
     """Return the CPU seconds of each contender in each round, for each shape."""
-    contenders = [(name, HERE, name) for name in BARE.values()]
-    contenders += [
-        (f"tag {kind}", checkout, f"{when}: tag {kind}") for kind in BARE for when, checkout in checkouts.items()
-    ]
-    result: dict[str, Any] = {"load": [], "shapes": {name: [] for name in SHAPES}, "speedup": []}
+    result: dict[str, Any] = {"load": [], "rounds": []}
     for name, shape in SHAPES.items():
-        write_corpus(folder / name / "tiny", shape, TINY_ROWS)
-        write_corpus(folder / name / "corpus", shape, CORPUS_BYTES // shape.row_bytes)
+        write_corpus(folder / name, shape, CORPUS_BYTES // shape.row_bytes)
     for _ in range(num_rounds):
         result["load"].append(os.getloadavg()[0])
-        for name in SHAPES:
-            times = {}
-            for contender, checkout, label in contenders:
-                start_s, _ = run(contender, folder / name / "tiny", checkout)
-                cpu_s, _ = run(contender, folder / name / "corpus", checkout)
-                times[label] = {"cpu_s": cpu_s, "start_s": start_s}
-            result["shapes"][name].append(times)
-            sys.stderr.write(f"{name}: {json.dumps(times)}\n")
-        if with_workers:
-            place = folder / "1 kB, 4 fields" / "corpus"
-            result["speedup"].append([run("tag JSONL", place, HERE, workers)[1] for workers in (1, 2)])
+        result["rounds"].append({when: run(folder, checkout) for when, checkout in checkouts.items()})
+        sys.stderr.write(f"{json.dumps(result['rounds'][-1])}\n")
+        # After each round, so that a run that is stopped keeps its finished rounds.
         RESULTS.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
 
 def table(result: dict[str, Any]) -> str:
     """Return the ratios as a table of Markdown."""
-    lines = ["| rows | command | aim | ratio to the bare reading (median, range) |", "|---|---|---:|---:|"]
-    for shape, rounds in result["shapes"].items():
-        start_s = {name: statistics.median(times[name]["start_s"] for times in rounds) for name in rounds[0]}
-        for name in rounds[0]:
-            if name in BARE.values():
-                continue
-            bare = BARE[name.rpartition(" ")[2]]
-            ratios = [
-                (times[name]["cpu_s"] - start_s[name]) / (times[bare]["cpu_s"] - start_s[bare]) for times in rounds
-            ]
-            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            lines.append(f"| {shape} | {name} | {3 if bare == 'parse' else 2} | {spread} |")
-    if result["speedup"]:
-        ratios = sorted(one / two for one, two in result["speedup"])
-        lines.append(
-            f"\nElapsed time, one worker / two: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        )
+    lines = [
+        "| rows | code | parse / row | tag JSONL / parse | scan / row | tag Parquet / scan |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for name, shape in SHAPES.items():
+        for when in result["rounds"][0]:
+            turns = [each[when][name] for each in result["rounds"]]
+            cells = []
+            for kind, bare in BARE.items():
+                bare_us = min(times[bare] for times in turns) / (CORPUS_BYTES // shape.row_bytes) * 1e6
+                ratios = sorted(times[f"tag {kind}"] / times[bare] for times in turns)
+                cells += [f"{bare_us:.2f} µs", f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"]
+            lines.append(f"| {name} | {when} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -159,11 +151,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--before", type=Path, help="another checkout of this repository")
-    parser.add_argument("--workers", action="store_true", help="measure the elapsed time with one worker and with two")
+    parser.add_argument("--turn", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.turn:
+        turn(options.folder / next(iter(SHAPES)))  # warms the code, and is not reported
+        sys.stdout.write(json.dumps({name: turn(options.folder / name) for name in SHAPES}))
+        return
     checkouts = {"now": HERE} if options.before is None else {"before": options.before.absolute(), "now": HERE}
     work = options.folder.absolute() / "tag-shapes"
-    result = measure(work, options.rounds, checkouts, options.workers)
+    result = measure(work, options.rounds, checkouts)
     shutil.rmtree(work)
     sys.stdout.write(table(result))
 
