@@ -121,8 +121,9 @@ def bytes_and_offsets(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     _, offset_buffer, data = column.buffers()
     if offset_buffer is None or not len(column):
         return np.zeros(1, np.int64), np.zeros(0, np.uint8)
-    offsets = np.frombuffer(offset_buffer, np.int64 if is_large else np.int32)
-    offsets = offsets[column.offset : column.offset + len(column) + 1]
+    width = np.dtype(np.int64 if is_large else np.int32)
+    # The buffer may be longer than the offsets, and its size need not be a multiple of the width.
+    offsets = np.frombuffer(offset_buffer, width, len(column) + 1, column.offset * width.itemsize)
     if data is None:
         return offsets - offsets[0], np.zeros(0, np.uint8)
     return offsets - offsets[0], np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
