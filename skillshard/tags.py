@@ -203,12 +203,7 @@ class TagsManifest1(_TagsManifest):
 
 
 def tags_manifest(parts: Sequence[Mapping[str, Any]], **content: Any) -> TagsManifest:
-    """Return the content of tags.json in the version that the digests of the rows need.
-
-    Args:
-        parts: Fields of each part, as of `TagsPart`.
-        content: Other fields of `TagsManifest`.
-    """
+    """Return the content of tags.json in the version that the digests of the rows need. The arguments are the fields of `TagsManifest`."""
     digests = (stretch["rows_digest"] for part in parts for stretch in part["stretches"])
     model = TagsManifest3 if any(map(is_by_columns, digests)) else TagsManifest
     return model(parts=parts, **content)
