@@ -234,8 +234,10 @@ def draw_map(
 ) -> None:
     """Draw samples as dots in two dimensions, with a colour for each skill and the skill's name at the median of its dots.
 
-    Of many skills the numbers stand in the map, and a key beside the map has the names.
+    Of many skills the numbers stand in the map, and a key beside the map has the names. Dots far away from all others stand at the edge of the
+    map, so that a few outliers do not crowd all other dots in the middle.
     """
+    points = _within_reach(points)
     has_key = len(names) > NAMES_IN_MAP
     num_columns = min(-(-len(names) // BARS_IN_PANEL), MAX_PANELS) if has_key else 0
     figure, axis = _figure(10.0 + 3.4 * num_columns, 9.0 if has_key else 8.0)
@@ -261,6 +263,17 @@ def draw_map(
         f"{len(points):,} samples, {len(names)} skills (distances between far groups mean nothing)", fontsize=9
     )
     _save(figure, place)
+
+
+def _within_reach(points: Float[np.ndarray, "point 2"]) -> Float[np.ndarray, "point 2"]:
+    """Move points that lie far outside of 98 % of all points to the edge.
+
+    >>> _within_reach(np.array([*([[number, number] for number in range(100)]), [1000.0, 50.0]])).max(axis=0).round().tolist()
+    [104.0, 99.0]
+    """
+    low, high = np.quantile(points, [0.01, 0.99], axis=0)
+    margin = 0.05 * (high - low)
+    return np.clip(points, low - margin, high + margin)
 
 
 def _most_central(points: Float[np.ndarray, "point 2"]) -> Float[np.ndarray, " 2"]:
