@@ -20,6 +20,7 @@ from skillshard import places
 from skillshard.errors import LedgerError, PolicyError, ShardError
 from skillshard.loss import Losses, LossKind, MeasuredOn
 from skillshard.memo import memoized
+from skillshard.mixing.ahead import MOST_ROUNDS, refuse_far, rounds_ahead
 from skillshard.mixing.alarms import Watch
 from skillshard.mixing.arguments import (
     begins_with_losses,
@@ -73,19 +74,6 @@ from skillshard.shards.token_set import TokenSet
 
 SAMPLES_AHEAD = 256
 """Number of texts that iterating cuts out of the shards at once."""
-DRAWS_AHEAD, ROUNDS_AHEAD = 1 << 16, 8
-"""Largest distance between the newest decided round and a draw that is read, in draws and in rounds. The larger distance counts.
-
-Loaders read ahead by workers x prefetched batches, which is less. To read a draw, the mixer decides all rounds up to the draw.
-"""
-LIVE_STEPS_AHEAD, LIVE_DRAWS_AHEAD = 64, 1 << 12
-"""Largest distance for lag="live" and a policy that reads losses, in optimizer steps, or in draws if `step_draws` is unknown.
-
-A round that is decided early is decided without the losses that are still to come. So a look at a far draw must not decide the rounds before.
-Workers x prefetched batches are fewer steps.
-"""
-MOST_ROUNDS = 1 << 20
-"""Maximal number of rounds that `Mixer.round` decides in a call. A mistyped number ends in an error and not in a loop of hours."""
 
 
 class Mixer:
@@ -652,7 +640,7 @@ class Mixer:
         """
         if not 0 <= number < LAST_DRAW // self.round_draws:
             raise PolicyError(f"round {number:,} was asked for: rounds are numbered 0, 1, 2, ...")
-        self._refuse_far(number, MOST_ROUNDS)
+        refuse_far(self._rounds, number, MOST_ROUNDS)
         return self._rounds.round(number)
 
     @property
@@ -781,26 +769,9 @@ class Mixer:
         Raises:
             PolicyError: The round lies too far beyond the newest decided round. No round is decided.
         """
-        ahead = DRAWS_AHEAD
-        if self.lag == "live" and self.reads_losses:
-            step_draws = self.clock.step_size
-            ahead = LIVE_DRAWS_AHEAD if step_draws is None else LIVE_STEPS_AHEAD * step_draws
-        self._refuse_far(number, max(ROUNDS_AHEAD, ahead // self.round_draws), place)
-
-    def _refuse_far(self, number: int, most: int, place: str | None = None) -> None:
-        """Raise PolicyError for a round more than `most` rounds beyond the newest decided round."""
-        # Counting the rounds lists a folder. The rounds in memory spare the listing while a loader reads on.
-        if self._rounds.records.rounds.newest_in_memory + most >= number:
-            return
-        num_rounds = self._rounds.records.rounds.num()
-        newest = self._rounds.decided(num_rounds - 1) if num_rounds else None
-        has_ended = newest is not None and newest.num_draws < self.round_draws
-        if number >= num_rounds + most and not has_ended:
-            asked = place or f"draw {self.run.first_draw_of(number):,}"
-            raise PolicyError(
-                f"{asked} is in round {number:,}, and the newest decided round is {num_rounds - 1:,}: a look so far "
-                f"ahead would decide {number - num_rounds + 1:,} rounds. Read the stream in order, or decide the rounds by mixer.round(number)."
-            )
+        is_live = self.lag == "live" and self.reads_losses
+        most = rounds_ahead(self.round_draws, is_live=is_live, step_draws=self.clock.step_size)
+        refuse_far(self._rounds, number, most, place)
 
     def rows_of(self, number: int) -> RoundPlan | None:
         """Find the rows of a round without the texts. No file of a shard is read. Return None and raise as in `plan`."""
@@ -967,7 +938,7 @@ class Mixer:
                 return ""
             # A policy that reads no losses decides the same rounds in any ledger. So a checkpoint of this policy also resumes
             # beside an empty ledger, and the checksum proves that the rounds are equal.
-            self._refuse_far(number, MOST_ROUNDS)
+            refuse_far(self._rounds, number, MOST_ROUNDS)
             record = self._rounds.round(number)
         return record.checksum
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from skillshard.errors import PolicyError
-from skillshard.mixing import mixer as mixer_module
+from skillshard.mixing import ahead as limits
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.listing import list_draws
 from skillshard.mixing.mixer import Mixer
@@ -154,11 +154,11 @@ def test_a_look_at_a_round_that_another_process_has_decided_is_never_too_far(
     shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The memory of this process does not matter, because the limit counts from the newest round of the ledger."""
-    monkeypatch.setattr(mixer_module, "DRAWS_AHEAD", 0)
+    monkeypatch.setattr(limits, "DRAWS_AHEAD", 0)
     behind, ahead = mixer(shards, tmp_path), mixer(shards, tmp_path)
     for number in range(30):
         ahead.round(number)
-    assert mixer_module.ROUNDS_AHEAD < 20
+    assert limits.ROUNDS_AHEAD < 20
     assert behind.batch(20 * 50, 3).text == ahead.batch(20 * 50, 3).text
 
 
