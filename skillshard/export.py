@@ -309,7 +309,7 @@ def export_shards(
     if file_bytes is not None and file_bytes < 1:
         raise ShardError(f"`file_bytes={file_bytes}`: give 1 or more bytes.")
     ids = _ids_of(shards, format, tokens, separator)
-    kept = _members_of(shards, format, members)
+    suffixes = _members_of(shards, format, members)
     if ids is None and file_bytes is None:
         file_bytes = FILE_BYTES
     with ExitStack() as stack:
@@ -321,7 +321,7 @@ def export_shards(
                 )
             arguments: dict[str, Any] = {"split": split}
         else:
-            mixer = _open_mix(stack, shards, policy, draws, split, seed, round_draws, repeat, step_draws, kept)
+            mixer = _open_mix(stack, shards, policy, draws, split, seed, round_draws, repeat, step_draws, suffixes)
             # The run's digest stands for all arguments. The others are there for the message about a difference.
             arguments = {
                 "draws": draws,
@@ -334,7 +334,7 @@ def export_shards(
         if ids is not None:
             arguments["separator"] = separator
         if shards.members:
-            arguments["members"] = list(kept)
+            arguments["members"] = list(suffixes)
         made_from = {
             "command": "export",
             "arguments": {"format": format, "file_bytes": file_bytes, **arguments},
@@ -350,11 +350,11 @@ def export_shards(
                 assert draws is not None
                 parts = _named(format, [*_draws(mixer, draws, most)], "mix")
             elif ids is None:
-                parts = _named(format, [*_stretches(_of_split(shards, split).values(), most, kept)], split)
+                parts = _named(format, [*_stretches(_of_split(shards, split).values(), most, suffixes)], split)
             else:
                 for own in _of_split(shards, split).values():
                     parts |= _named(format, [*_stretches([own], most)], own.folder)
-            schema = _schema(mixer is not None, kept)
+            schema = _schema(mixer is not None, suffixes)
             _export(unfinished, parts, format, ids, schema, made_from, Backend(workers), stages)
 
         artefact.make(out, MANIFEST, made_from, work)
@@ -432,9 +432,9 @@ def _members_of(shards: ShardSet, format: str, members: Sequence[str] | None) ->
         )
     if format not in _WITH_MEMBERS:
         return ()
-    kept = shards.members if members is None else tuple(sorted({*members}))
-    refuse_taken_column(shards, kept)
-    return kept
+    suffixes = shards.members if members is None else tuple(sorted({*members}))
+    refuse_taken_column(shards, suffixes)
+    return suffixes
 
 
 def _open_mix(
@@ -602,11 +602,11 @@ def write_pair(part: Part, ids: Ids, place: str, index_place: str) -> Record:
         place: Place of the .bin.
         index_place: Place of the .idx.
     """
-    kept, separator = ids.tokens.manifest.ids, ids.separator
-    assert kept is not None
+    ids_on_disk, separator = ids.tokens.manifest.ids, ids.separator
+    assert ids_on_disk is not None
     groups = chain.from_iterable(piece.documents(ids.tokens, has_separator=separator is not None) for piece in part)
     with storage.writing(place) as path, storage.writing(index_place) as index:
-        skills = megatron.write_documents(path, index, groups, kept, separator)
+        skills = megatron.write_documents(path, index, groups, ids_on_disk, separator)
         records: list[Record] = [
             {"num_bytes": file.stat().st_size, "digest": storage.file_digest(file)} for file in (path, index)
         ]

@@ -52,10 +52,10 @@ class Documents(NamedTuple):
 
 def refuse_many_ids(tokens: TokenSet) -> None:
     """Raise TokensError if a token set may have an id that int32 cannot hold."""
-    kept = tokens.manifest.ids
-    if kept is not None and kept.num_ids > 1 << 31:
+    ids = tokens.manifest.ids
+    if ids is not None and ids.num_ids > 1 << 31:
         raise TokensError(
-            f"the tokenizer of {places.public(tokens.root)} has {kept.num_ids:,} ids, and files of Megatron-LM hold ids below {1 << 31:,}."
+            f"the tokenizer of {places.public(tokens.root)} has {ids.num_ids:,} ids, and files of Megatron-LM hold ids below {1 << 31:,}."
         )
 
 

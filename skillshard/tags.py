@@ -373,9 +373,9 @@ class Tags:
 def refuse_two_forms(tags: Tags, other: Tags) -> None:
     """Raise TagsError if two tags of the same files have digests of rows in two forms, which cannot be compared."""
     stretches = [[stretch for part in each.manifest.parts for stretch in part.stretches] for each in (tags, other)]
-    are_files_alike = [one.file for one in stretches[0]] == [one.file for one in stretches[1]]
+    are_files_alike = [own.file for own in stretches[0]] == [own.file for own in stretches[1]]
     if are_files_alike and any(
-        is_by_columns(one.rows_digest) != is_by_columns(two.rows_digest) for one, two in zip(*stretches, strict=True)
+        is_by_columns(own.rows_digest) != is_by_columns(two.rows_digest) for own, two in zip(*stretches, strict=True)
     ):
         raise TagsError(
             f"{places.public(tags.folder)} and {places.public(other.folder)} have digests of tables in two forms, because an earlier version of "

@@ -138,8 +138,8 @@ def shard(
     opened = open_corpus(corpus, opened_tags.layout)
     shard_size = parse_size(shard_bytes, "--shard-size")
     parent = None if append is None else ShardSet.open(append)
-    kept = split_names(members or (), ())
-    parse_members(kept)
+    suffixes = split_names(members or (), ())
+    parse_members(suffixes)
     if dry_run:
         from skillshard.report.dry_run import show_shard_plan
 
@@ -150,7 +150,7 @@ def shard(
             shard_bytes=shard_size,
             holdout=DEFAULT_HOLDOUT if holdout is None else holdout,
             layout=(layout or Layouts.pairs).value if parent is None else parent.layout,
-            members=parse_members(kept) if parent is None else parent.kept_members,
+            members=parse_members(suffixes) if parent is None else parent.kept_members,
             scratch=scratch,
             limit=limit,
             backend=backend,
@@ -178,7 +178,7 @@ def shard(
                 holdout=DEFAULT_HOLDOUT if holdout is None else holdout,
                 copies=(copies or Copies.keep).value,
                 layout=(layout or Layouts.pairs).value,
-                members=kept,
+                members=suffixes,
                 scratch=scratch,
                 limit=limit,
                 backend=backend,

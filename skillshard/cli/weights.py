@@ -346,9 +346,9 @@ def export(
     num_bytes = None if file_bytes is None else parse_size(file_bytes, "--file-size")
     refuse_nested(out, [shards, *([] if tokens is None else [tokens])])
     opened = choose_skills(cache.open(shards), skills)
-    kept = None if members is None else split_names(members, opened.members)
-    if kept == ["none"]:
-        kept = []
+    suffixes = None if members is None else split_names(members, opened.members)
+    if suffixes == ["none"]:
+        suffixes = []
     chosen = None
     if draws is not None:
         name = policy or ("stratified" if options.weights is None else "fixed")
@@ -368,7 +368,7 @@ def export(
             file_bytes=num_bytes,
             tokens=None if tokens is None else TokenSet.open(tokens),
             separator=separator,
-            members=kept,
+            members=suffixes,
             workers=workers,
             on_stage=bars.stage,
         )

@@ -213,8 +213,8 @@ def _renderer(
     # The words of this tokenizer are never read: only its method that renders a template is called.
     words = Tokenizer(WordLevel({"": 0}, unk_token=""))
     # Of no type, because transformers has types for a part of its classes alone.
-    made: Any = PreTrainedTokenizerFast
-    tokenizer = made(tokenizer_object=words, **dict(special_tokens))
+    of_words: Any = PreTrainedTokenizerFast
+    tokenizer = of_words(tokenizer_object=words, **dict(special_tokens))
 
     def rendered(messages: list[dict[str, Any]], prompts: bool) -> str:
         text: str = tokenizer.apply_chat_template(

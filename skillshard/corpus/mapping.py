@@ -111,11 +111,11 @@ class FieldMapping:
 
     def _tokens(self) -> TokenFields | None:
         if self.token_ids is None:
-            given = [name for name in (*_OF_TOKENS, "vocab_size") if getattr(self, name) is not None]
-            if given:
+            arguments = [name for name in (*_OF_TOKENS, "vocab_size") if getattr(self, name) is not None]
+            if arguments:
                 raise CorpusError(
-                    f"`{given[0]}` belongs to samples that are tokenized already: name the field of the ids with `token_ids`, or leave "
-                    f"`{given[0]}` out."
+                    f"`{arguments[0]}` belongs to samples that are tokenized already: name the field of the ids with `token_ids`, or leave "
+                    f"`{arguments[0]}` out."
                 )
             return None
         if self.token_labels is not None and self.token_mask is not None:

@@ -81,15 +81,15 @@ class TokenFields:
         Raises:
             BadRecord: The ids, the labels or a mask are not usable.
         """
-        given = _Row(values, row, sample_id)
-        ids = given.integers(self.token_ids, "token_ids")
+        fields = _Row(values, row, sample_id)
+        ids = fields.integers(self.token_ids, "token_ids")
         array = _array(ids)
         self._refuse_ids(array, sample_id)
-        learned = self._learned(given, array)
+        learned = self._learned(fields, array)
         if self.attention_mask is not None:
-            attended = given.bits(self.attention_mask, "attention_mask", len(ids), self.token_ids)
+            attended = fields.bits(self.attention_mask, "attention_mask", len(ids), self.token_ids)
             if not attended.any():
-                raise given.bad(f"the mask in {self.attention_mask!r} is 0 for every token", self.attention_mask)
+                raise fields.bad(f"the mask in {self.attention_mask!r} is 0 for every token", self.attention_mask)
             ids = array[attended].tolist()
             learned = None if learned is None else learned[attended]
         # A JSON array differs from the text only in its brackets and commas, and orjson writes numbers ten times as fast as Python.
@@ -98,7 +98,7 @@ class TokenFields:
             return text, None
         if not learned.any():
             path = self.token_labels or self.token_mask or ""
-            raise given.bad(f"no token is learned: the labels in {path!r} mark no answer", path)
+            raise fields.bad(f"no token is learned: the labels in {path!r} mark no answer", path)
         return text, _spans(text, learned)
 
     def _refuse_ids(self, ids: np.ndarray, sample_id: str) -> None:

@@ -111,9 +111,9 @@ def open_recorded_chain(ledger: str | os.PathLike[str], shards: Sequence[ShardSe
         LedgerError: The ledger holds no run, no run of the chain has read one of `shards`, or the run has no note of its shards.
     """
     chain = RecordedChain(ledger, shards)
-    for given in shards:
-        if not any(fits_run(given, segment.run) for segment in chain.segments):
-            open_recorded(ledger, given)  # raises with the digests of both
+    for shard_set in shards:
+        if not any(fits_run(shard_set, segment.run) for segment in chain.segments):
+            open_recorded(ledger, shard_set)  # raises with the digests of both
     chain.last  # noqa: B018  # a run without its shards is noticed now, and not at the first use
     return chain
 
@@ -221,21 +221,21 @@ class RecordedChain:
         faults = [] if self.chain.missing is None else [self.chain.why_missing]
         history: list[DrawnInRun | SkippedInRun] = []
         newest: StoredSample | None = None
-        found: dict[str, list[StoredSample]] = {}
+        samples_of: dict[str, list[StoredSample]] = {}
         searched = []
         for number, segment in enumerate(self.segments):
             try:
                 past = self._stream(number)
                 digest = past.shards.digest
-                if digest not in found:
-                    found[digest] = past.find(sample_id)
+                if digest not in samples_of:
+                    samples_of[digest] = past.find(sample_id)
             except (LedgerError, ShardError) as error:
                 if segment.end is None:
                     raise
                 faults.append(str(error))
                 continue
             searched.append((past.num_draws if segment.end is None else segment.end) - segment.run.first_draw)
-            for sample in found[digest]:
+            for sample in samples_of[digest]:
                 newest = sample
                 history += [
                     SkippedInRun(*skip, self.segments[number - 1].name if number else None)

@@ -138,23 +138,23 @@ def _replayed(
             policies.append(_policy_of(segment, segments[-1].run.skills, policy, graphs))
     # A policy that is another policy in any run begins with a state of its own in all runs.
     is_other = any(
-        (made.name, canonical.to_json(made.arguments))
+        (own_policy.name, canonical.to_json(own_policy.arguments))
         != (segment.run.policy, canonical.to_json(segment.run.policy_arguments))
-        for segment, made in zip(segments, policies, strict=True)
+        for segment, own_policy in zip(segments, policies, strict=True)
     )
     replays = []
     before: _Left | None = None
-    for segment, made in zip(segments, policies, strict=True):
+    for segment, own_policy in zip(segments, policies, strict=True):
         with _naming(segment, segments):
             if is_other:
-                refuse_other_loss(made, segment.run.loss)
-                rounds, before = _decided_by_other(segment, made, before)
+                refuse_other_loss(own_policy, segment.run.loss)
+                rounds, before = _decided_by_other(segment, own_policy, before)
             else:
-                rounds = list(_decided_again(segment, made))
+                rounds = list(_decided_again(segment, own_policy))
         replays.append(
             Replay(
                 segment.run.skills,
-                made.name,
+                own_policy.name,
                 is_other,
                 segment.run.first_draw,
                 rounds,
@@ -275,8 +275,8 @@ class _Left(NamedTuple):
     def state_in(self, run: RunRecord, policy: Policy) -> State | None:
         """Return the state with which the policy goes on in the next run. None: the skills, the unit or the arguments change."""
         before, now = (
-            (own.skills, own.unit, canonical.to_json(made.arguments), _first_state(own, made))
-            for own, made in ((self.run, self.policy), (run, policy))
+            (own.skills, own.unit, canonical.to_json(policy_of_run.arguments), _first_state(own, policy_of_run))
+            for own, policy_of_run in ((self.run, self.policy), (run, policy))
         )
         return self.state if before == now else None
 

@@ -180,8 +180,8 @@ class PretrainedTokens:
         digests = [xxhash.xxh3_128_digest(text.encode()) for text in texts]
         reading = (self._digest, self.special_tokens, self.window)
         keys = [(*reading, *key) for key in zip(digests, spans, strict=True)]
-        kept = {key: _kept[key] for key in keys if key in _kept}
-        new = {key: row for row, key in enumerate(keys) if key not in kept}
+        tokens_of = {key: _kept[key] for key in keys if key in _kept}
+        new = {key: row for row, key in enumerate(keys) if key not in tokens_of}
         if new:
             rows = [*new.values()]
             own_answers = None if answers is None else [answers[row] for row in rows]
@@ -192,11 +192,11 @@ class PretrainedTokens:
                 answers=own_answers,
                 special_tokens=self.special_tokens,
             )
-            kept |= zip(new, read, strict=True)
+            tokens_of |= zip(new, read, strict=True)
             _kept.update(zip(new, read, strict=True))
             for old in list(_kept)[: -(MOST_KEPT_TOKENS // self.window)]:
                 del _kept[old]
-        return [kept[key] for key in keys]
+        return [tokens_of[key] for key in keys]
 
     @cached_property
     def _digest(self) -> bytes:

@@ -442,10 +442,10 @@ class TokenSet:
         return ChatTemplate.from_json(storage.read_bytes(place))
 
     def _id_in_digits(self, token: str) -> int:
-        kept = self.manifest.ids
-        expected = "" if kept is None else f", below {kept.num_ids:,}"
+        ids = self.manifest.ids
+        expected = "" if ids is None else f", below {ids.num_ids:,}"
         is_id = token.isascii() and token.isdigit() and len(token) <= len(str(MAX_IDS))
-        if not is_id or (kept is not None and int(token) >= kept.num_ids):
+        if not is_id or (ids is not None and int(token) >= ids.num_ids):
             raise TokensError(
                 f"{places.public(self.root)} has the ids of a corpus that was tokenized already, and no tokenizer: a token is its id in decimal digits"
                 f"{expected}, such as '0', got {token!r}."

@@ -138,8 +138,8 @@ def write_tokens(
     form = shards.token_form
     if tokenizer is None:
         vocab_size = _vocabulary(shards, vocab_size, counts_only=counts_only)
-        given = {"special_tokens": special_tokens, "answer_after": answer_after, "prompt_field": prompt_field}
-        _refuse_for_ids({**given, "chat_template": chat_template})
+        options = {"special_tokens": special_tokens, "answer_after": answer_after, "prompt_field": prompt_field}
+        _refuse_for_ids({**options, "chat_template": chat_template})
         prompt_field = ANSWER_SPANS if form is not None and form.marks_answers and not counts_only else None
     elif form is not None:
         raise TokensError(
@@ -371,9 +371,9 @@ def tokenize_shard(
         out: Directory of the token set.
     """
     opened = None if tokenizer is None or tokenizer_digest is None else _kept_tokenizer(tokenizer, tokenizer_digest)
-    kept = None if ids is None else KeptIds(**ids)
+    kept_ids = None if ids is None else KeptIds(**ids)
     rule = AnswerRule(LossKind(**kind), chat)
-    shard = _Shard(shards, opened, special_tokens, rule, None if kept is None else kept.num_ids)
+    shard = _Shard(shards, opened, special_tokens, rule, None if kept_ids is None else kept_ids.num_ids)
     counts = np.empty(shard.num_rows, "<u4")
     number = shards.columns.number[0]
     place: dict[str, str] = {
@@ -383,22 +383,22 @@ def tokenize_shard(
     digests: dict[str, str | None] = {"ids_digest": None, "answers_digest": None, "checks_digest": None}
     with ExitStack() as stack:
         files: dict[str, tuple[Path, BinaryIO]] = {}
-        kinds = () if kept is None else ("ids.bin", "answers.bin") if rule.kind.masks else ("ids.bin",)
+        kinds = () if kept_ids is None else ("ids.bin", "answers.bin") if rule.kind.masks else ("ids.bin",)
         for name in kinds:
             part = stack.enter_context(storage.writing(place[name]))
             files[name] = part, stack.enter_context(part.open("wb"))
         for start, encoded, answers in shard.encoded():
             counts[start : start + len(encoded)] = [len(row) for row in encoded]
-            if kept is not None:
-                files["ids.bin"][1].write(shard.flat(encoded, kept).tobytes())
-            if answers is not None and kept is not None:
+            if kept_ids is not None:
+                files["ids.bin"][1].write(shard.flat(encoded, kept_ids).tobytes())
+            if answers is not None and kept_ids is not None:
                 files["answers.bin"][1].write(answers.tobytes())
             advance(start + len(encoded), shard.num_rows)
         checks = []
         for name, (part, file) in files.items():
-            assert kept is not None
+            assert kept_ids is not None
             # The place for a separator after the last sample: an id, and a mark that the separator is learned.
-            last = np.zeros(1, id_dtype(kept.type)) if name == "ids.bin" else np.ones(1, np.uint8)
+            last = np.zeros(1, id_dtype(kept_ids.type)) if name == "ids.bin" else np.ones(1, np.uint8)
             file.write(last.tobytes())
             file.close()
             with part.open("rb") as written, mmap.mmap(written.fileno(), 0, access=mmap.ACCESS_READ) as data:
