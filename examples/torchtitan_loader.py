@@ -11,6 +11,10 @@ torchtitan needs another release of `datasets` than other extras of skillshard, 
 pip install torchtitan 'skillshard[tokens]'. docs/howto/grain.md has the lines for torchtitan's configuration.
 """
 
+import skillshard as ss
+
+ss.needed("tokens", "torch", what="examples/torchtitan_loader.py")
+
 import argparse
 import json
 import os
@@ -26,7 +30,6 @@ from packed_tokens import EOS, byte_pairs  # the script beside this one
 from torch.nn import functional as F
 from torchtitan.components.dataloader import ParallelAwareDataloader
 
-import skillshard as ss
 from skillshard.torch import InOrder, PackedDataset, block_collator, restart, resume
 
 BLOCKS, BLOCK_TOKENS, EVERY = 8, 64, 10

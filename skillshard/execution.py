@@ -402,7 +402,7 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         # The file of another node looks like a file that is not there.
         return (
-            f"{error}, on the machine of the task. On several machines, give a corpus, an output and scratch files (`--scratch`) in a directory that "
+            f"{error}, on the machine of the task. On several machines, give a corpus, an output and scratch files (`scratch`) in a directory that "
             "all machines share, or in a store"
         )
     return (

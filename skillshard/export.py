@@ -394,7 +394,7 @@ def _ids_of(shards: ShardSet, format: str, tokens: TokenSet | None, separator: s
     tokens.refuse_counts_alone()
     if tokens.answers is not None:
         anew = (
-            "Tag and shard the corpus of ids anew without --token-labels and --token-mask, and then keep its ids"
+            "Tag and shard the corpus of ids anew without `token_labels` and `token_mask`, and then keep its ids"
             if tokens.manifest.tokenizer is None
             else "Write tokens without a mask in another directory with 'skillshard tokens'"
         )

@@ -21,7 +21,7 @@ from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from skillshard import canonical
 from skillshard.errors import ShardError
@@ -249,15 +249,32 @@ SPLIT_BY_ID = (
 """Warning about a manifest of version 1."""
 
 
+def _has_readable_arguments(made_from: dict[str, Any]) -> dict[str, Any]:
+    """Raise ValueError if the arguments that a reader of shards looks up have another type."""
+    arguments = made_from.get("arguments", {})
+    if not isinstance(arguments, dict):
+        raise ValueError(f"arguments is no object: {str(arguments)[:60]}")
+    for name, kind in (("members", list), ("reading", dict)):
+        if not isinstance(arguments.get(name, kind()), kind):
+            raise ValueError(
+                f"arguments.{name} is no {'list' if kind is list else 'object'}: {str(arguments[name])[:60]}"
+            )
+    if not all(isinstance(name, str) for name in arguments.get("members", [])):
+        raise ValueError("arguments.members is no list of names")
+    return made_from
+
+
+MadeFrom = Annotated[dict[str, Any], AfterValidator(_has_readable_arguments)]
+"""Facts that determine the bytes of an artefact."""
+
+
 class Manifest1(BaseModel):
     """manifest.json of version 1. The hash of the id decides the split, and copies are not counted."""
 
     model_config = Strict
 
     schema_version: Literal["skillshard/manifest/1"] = Field("skillshard/manifest/1", alias="schema")
-    made_from: dict[str, Any] = Field(
-        description="Command, arguments and inputs (names and sizes) that determine the bytes."
-    )
+    made_from: MadeFrom = Field(description="Command, arguments and inputs (names and sizes) that determine the bytes.")
     skills: list[ManifestSkill1] = Field(description="Skills in the order of their names.")
     num_rows: Count = Field(description="Rows of the corpus: num_train + num_holdout + rows set aside.")
     num_train: Count
@@ -285,9 +302,7 @@ class _SplitByText(BaseModel, Generic[Skill]):
     model_config = Strict
 
     schema_version: str
-    made_from: dict[str, Any] = Field(
-        description="Command, arguments and inputs (names and sizes) that determine the bytes."
-    )
+    made_from: MadeFrom = Field(description="Command, arguments and inputs (names and sizes) that determine the bytes.")
     split: SplitRule
     skills: list[Skill] = Field(description="Skills in the order of their names.")
     num_rows: Count = Field(description="Rows of the corpus: num_train + num_holdout + rows set aside.")
@@ -326,7 +341,7 @@ class Manifest(_SplitByText[ManifestSkill]):
     """manifest.json."""
 
     schema_version: Literal["skillshard/manifest/3"] = Field("skillshard/manifest/3", alias="schema")
-    made_from: dict[str, Any] = Field(
+    made_from: MadeFrom = Field(
         description="Command, arguments and inputs (names and sizes) that determine the bytes. The keys give a file as its position in inputs."
     )
 
@@ -335,7 +350,7 @@ class Manifest4(_SplitByText[ManifestSkill4]):
     """manifest.json of version 4: shards in the compact layout, or shards appended to earlier shards."""
 
     schema_version: Literal["skillshard/manifest/4"] = Field("skillshard/manifest/4", alias="schema")
-    made_from: dict[str, Any] = Field(
+    made_from: MadeFrom = Field(
         description="Command, arguments and inputs (names and sizes) that determine the shards of this directory. The keys give a file as its "
         "position in the inputs of the shard's edition."
     )

@@ -13,12 +13,16 @@ from pathlib import Path
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torchtitan_loader import BLOCKS, SkillLoader
 
 SEQ_LEN, EVERY, WORKERS = 24, 4, 1
 
 
 def main(shards: str, tokens: str, run: Path, steps: int, killed_after: int) -> None:
+    from torchtitan_loader import (
+        BLOCKS,
+        SkillLoader,
+    )  # of the folder of examples, which only the ranks have on their path
+
     dist.init_process_group("gloo")
     rank, world_size = dist.get_rank(), dist.get_world_size()
     config = SkillLoader.Config(shards=shards, tokens=tokens, ledger=str(run / "ledger"), num_workers=WORKERS)

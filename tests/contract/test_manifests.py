@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tracemalloc
 from collections.abc import Callable
@@ -192,6 +193,23 @@ def test_any_value_in_any_place_is_taken_or_refused_and_never_ends_in_another_er
         Mixer(opened, stratified(), ledger=folder / "run", round_draws=8).batch(0, 8)
     except SkillshardError as error:
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (None, "arguments is no object: None"),
+        ({"members": 3}, "arguments.members is no list: 3"),
+        ({"members": [3]}, "arguments.members is no list of names"),
+        ({"reading": ["text"]}, "arguments.reading is no object"),
+    ],
+)
+def test_arguments_that_a_reader_cannot_look_up_are_refused(copied: Path, arguments: Any, sentence: str) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["made_from"]["arguments"] = arguments
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ShardError, match=re.escape(sentence)):
+        ShardSet.open(copied)
 
 
 def test_a_manifest_that_is_too_large_is_refused_before_it_is_read(copied: Path) -> None:

@@ -99,9 +99,7 @@ def test_a_chain_of_packed_runs_gives_every_token_of_every_draw_once(
             same = all(getattr(stream, name) == getattr(before, name) for name in ("separator", "packing"))
             is_going_on = same and stream.tokens is before.tokens and stream.packing == "concat"
             # A run that skips and gives no draw no longer knows the place of the cut sample.
-            is_going_on &= not (
-                runs[number - 1]["skipped"] and number > 1 and before.mixer.draw == before.mixer.first_draw
-            )
+            is_going_on &= not (runs[number - 1]["skipped"] and number > 1 and draw == before.mixer.first_draw)
             left = left if is_going_on else []
         begin, first = stream.block, stream.mixer.draw
         assert begin == (0 if state is None else state["block"])

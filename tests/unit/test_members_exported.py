@@ -155,7 +155,7 @@ def test_texts_of_ids_are_named_as_ids(tmp_path: Path) -> None:
     sentence = fails(*export, "--format", "megatron", "--tokens", tmp_path / "tokens", "--out", tmp_path / "M")
     assert "a trainer learns the answers (metadata field 'answer_spans') alone." in sentence
     assert sentence.endswith(
-        "Tag and shard the corpus of ids anew without --token-labels and --token-mask, and then keep its ids."
+        "Tag and shard the corpus of ids anew without `token_labels` and `token_mask`, and then keep its ids."
     )
 
 
