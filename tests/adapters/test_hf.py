@@ -180,7 +180,7 @@ def prepared(mixer: Mixer, *, workers: int, processes: int, rank: int, **argumen
     )
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("split_batches", [False, True])
 def test_batches_skipped_after_a_resume_are_refused(
@@ -212,7 +212,7 @@ def test_batches_skipped_after_a_resume_are_refused(
             assert batch["draw"].tolist() == list(range(first, first + own))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_batches_skipped_after_a_resume_are_refused_with_dispatched_batches(
     shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, processes: int

@@ -110,8 +110,8 @@ def check_resumed(run_dir: Path, *, num_generations: int = 1) -> None:
     assert not [*run_dir.glob("*.tmp"), *run_dir.glob("unfinished*")]
 
 
-LONG = {("trl_sft.py", 1)}
-"""Commands that take a minute. tests/adapters/test_trl.py kills and resumes two processes of TRL with a smaller model."""
+LONG = {("trl_sft.py", 0), ("trl_sft.py", 1), ("huggingface_trainer.py", 1), ("lightning_trainer.py", 1)}
+"""Commands that take half a minute or more. Tests in tests/adapters kill and resume these trainers with smaller models."""
 UNINTERRUPTED = [
     pytest.param(name, at, marks=[pytest.mark.long] if (name, at) in LONG else [])
     for name in EXAMPLES
@@ -260,7 +260,12 @@ def processes_with(text: str) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("name", "number"), [*GOES_ON_AFTER_CTRL_C, ("huggingface_trainer.py", 1), ("lightning_trainer.py", 1)]
+    ("name", "number"),
+    [
+        *GOES_ON_AFTER_CTRL_C,
+        pytest.param("huggingface_trainer.py", 1, marks=pytest.mark.long),
+        pytest.param("lightning_trainer.py", 1, marks=pytest.mark.long),
+    ],
 )
 def test_ctrl_c_leaves_no_process_of_an_example_and_the_same_command_goes_on(
     shards: ShardSet, tmp_path: Path, name: str, number: int

@@ -234,6 +234,7 @@ def test_without_a_terminal_a_line_every_few_seconds_tells_how_far_it_is_and_how
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 @pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_on_ray_too_a_stopped_command_leaves_nothing_running_and_goes_on(number: signal.Signals, slow: Slow) -> None:
