@@ -86,7 +86,7 @@ def test_a_file_that_a_machine_does_not_see_names_the_remedy(tmp_path: Path) -> 
     tasks = keyed([{"place": str(tmp_path / "of-another-node.npy")}])
     with pytest.raises(
         ExecutionError,
-        match=r"of-another-node.npy.*`--scratch`.* all machines share, or in a store\. What is done is kept",
+        match=r"of-another-node.npy.*`scratch`.* all machines share, or in a store\. What is done is kept",
     ):
         run(read, tasks, backend=Backend(workers=1), records=str(tmp_path / "write"))
 
