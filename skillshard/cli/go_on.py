@@ -141,7 +141,7 @@ def go_on(
         opened = choose_skills(cache.open(shards), skills)
         known = matched(handover, opened, seed=records.run.seed)
         if policy is not None:
-            made, beginning = beginning_of(
+            policy_of_run, beginning = beginning_of(
                 policy_given(policy, Context(skills=opened.skills)),
                 handover,
                 known,
@@ -153,7 +153,7 @@ def go_on(
     note_before(new, old)
     _show(handover, known.skills if known else handover.skills, known.changes if known else {})
     if beginning is not None:
-        typer.echo(f"policy {printable(made.name)} {beginning}.")
+        typer.echo(f"policy {printable(policy_of_run.name)} {beginning}.")
     part = skipped_by(handover)
     for stretch in part.stretches if part else []:
         typer.echo(printable(stretch.sentence))

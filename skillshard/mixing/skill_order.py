@@ -537,7 +537,7 @@ def _part_of(token: int, before: int, sizes: Int[np.ndarray, " part"]) -> tuple[
 
 
 def _joined(parts: Iterable[Stretch]) -> Stretch:
-    """Join stretches that follow one another."""
+    """Join neighbouring stretches."""
     segments, places, num_rows = [], list[np.ndarray](), 0
     is_in_order = True
     for part in parts:

@@ -184,13 +184,15 @@ def _add_totals(
         rows, place = rows[open_rows], place[open_rows]
         if not len(rows):
             return None
-        found = blocks[place]
-        sizes = member_sizes(found)
-        is_own = (found[:, :KEY_DIGITS] == blocks[keys[rows], :KEY_DIGITS]).all(axis=1) & (sizes >= 0)
+        member_headers = blocks[place]
+        sizes = member_sizes(member_headers)
+        is_own = (member_headers[:, :KEY_DIGITS] == blocks[keys[rows], :KEY_DIGITS]).all(axis=1) & (sizes >= 0)
         if not is_own.all():
             return f"has no member of row {rows[np.argmin(is_own)]:,} where its last member ends"
         names, which = np.unique(
-            np.ascontiguousarray(found[:, KEY_DIGITS + 1 : _NAME.stop]).view(f"S{_NAME.stop - KEY_DIGITS - 1}")[:, 0],
+            np.ascontiguousarray(member_headers[:, KEY_DIGITS + 1 : _NAME.stop]).view(
+                f"S{_NAME.stop - KEY_DIGITS - 1}"
+            )[:, 0],
             return_inverse=True,
         )
         for number, name in enumerate(names.tolist()):

@@ -135,30 +135,30 @@ def refuse_more_than(num_samples: int, num_clusters: int) -> None:
         raise TagsError(f"`skills={num_clusters:,}` is more than the {num_samples:,} samples: give at most as many.")
 
 
-def refuse_too_many(points: Float[np.ndarray, "point dim"], num_clusters: int, asked: str | None = None) -> None:
+def refuse_too_many(points: Float[np.ndarray, "point dim"], num_clusters: int, argument: str | None = None) -> None:
     """Check that points can form `num_clusters` clusters.
 
     Args:
         points: Points to cluster.
         num_clusters: Number of clusters.
-        asked: Argument that gave the number, for messages. None: `skills`.
+        argument: Argument that gave the number, for messages. None: `skills`.
 
     Raises:
         TagsError: The number is below 2, or above the number of points or of different points.
     """
-    asked = asked or f"`skills={num_clusters:,}`"
+    argument = argument or f"`skills={num_clusters:,}`"
     if num_clusters < 2:
-        raise TagsError(f"{asked} leaves nothing to tell apart: give 2 or more, or 'auto'.")
+        raise TagsError(f"{argument} leaves nothing to tell apart: give 2 or more, or 'auto'.")
     if num_clusters > len(points):
         # The number of all samples was checked before the embedding, so these are the samples that `with_direction` keeps.
         raise TagsError(
-            f"{asked} is more than the {counted(len(points), 'sample')} whose embedding is not zero (a text without a term that the "
+            f"{argument} is more than the {counted(len(points), 'sample')} whose embedding is not zero (a text without a term that the "
             f"encoder knows has a zero embedding): give at most as many."
         )
     num_distinct = count_distinct(points, num_clusters)
     if num_clusters > num_distinct:
         raise TagsError(
-            f"{asked} is more than the {counted(num_distinct, 'different sample')} of {len(points):,} (the others are the "
+            f"{argument} is more than the {counted(num_distinct, 'different sample')} of {len(points):,} (the others are the "
             f"same to the encoder): {f'give at most {num_distinct:,}' if num_distinct > 1 else 'nothing can be told apart'}."
         )
 

@@ -405,7 +405,7 @@ def time_task(texts: str, reading: Reading, recipe: Recipe) -> Record:
 
 
 def train_task(texts: str, reading: Reading, recipe: Recipe, seed: int, folder: str) -> Record:
-    """Train one trial on one thread."""
+    """Train a trial in a single thread."""
     # Two trials side by side use two cores better than one trial on both, and one thread gives the same bytes after a kill.
     with one_thread():
         train_trial(_encode(reading, orjson.loads(storage.read_bytes(texts))), recipe, seed=seed, folder=folder)
