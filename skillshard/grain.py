@@ -24,7 +24,8 @@ from skillshard.errors import PolicyError, did_you_mean, name_some
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packed_batch import BLOCK_COLUMNS, COLUMNS, PackedBatch
 from skillshard.mixing.packing import PackedTokens
-from skillshard.mixing.stream import LAST_DRAW, Stream, is_whole
+from skillshard.mixing.stream import LAST_DRAW, Stream
+from skillshard.number_checks import is_whole
 from skillshard.refusals import refuse_waiting
 
 OF_A_BATCH = {"cu_seqlens", "max_seqlen"}

@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 
 LAYERS = [
     {"printable"},
-    {"errors", "hash_ranges", "keyed_random", "merge_levels", "repeated_keys"},
+    {"errors", "hash_ranges", "keyed_random", "merge_levels", "number_checks", "repeated_keys"},
     {"command", "extras"},
     {"memo", "progress", "stores", "web"},
     {"canonical", "places", "yaml_text"},

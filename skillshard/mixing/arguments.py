@@ -9,7 +9,8 @@ from skillshard.errors import PolicyError, TokensError, name_some
 from skillshard.loss import LossKind
 from skillshard.mixing.order import MAX_ROUND_DRAWS
 from skillshard.mixing.rounds import ON_BAD_LOSS
-from skillshard.mixing.stream import LAST_DRAW, is_whole
+from skillshard.mixing.stream import LAST_DRAW
+from skillshard.number_checks import is_whole
 from skillshard.policies.policy import Policy, Probing
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOW_TO_HOLD_OUT

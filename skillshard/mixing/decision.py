@@ -16,6 +16,7 @@ from skillshard.mixing.order import interleave
 from skillshard.mixing.records import Records, counted_at
 from skillshard.mixing.steering import Steering, weights_by_hand
 from skillshard.policies.policy import NextRound, Observation, Policy, State
+from skillshard.printable import shortened
 
 
 def decide(
@@ -134,11 +135,18 @@ def needed_draw(run: RunRecord, number: int, *, initial: bool) -> int | None:
 
 
 def _weights(policy: Policy, run: RunRecord, state: State, upcoming: NextRound) -> Float[np.ndarray, " skill"]:
-    weights = policy.weights(state, upcoming)
+    given = np.asarray(policy.weights(state, upcoming))
     num_skills = len(run.skills)
-    if weights.shape != (num_skills,) or not (np.all(weights >= 0) and abs(float(weights.sum()) - 1) < 1e-6):
+    # The record holds the weights as float64, and every reader computes the counts from the record. So the first counts come from
+    # float64 too: the arithmetic of float32 weights would give other counts, and readers would take the record for changed.
+    weights = given.astype(np.float64) if given.dtype.kind in "fiub" else None
+    if (
+        weights is None
+        or weights.shape != (num_skills,)
+        or not (np.all(weights >= 0) and abs(float(weights.sum()) - 1) < 1e-6)
+    ):
         raise PolicyError(
-            f"policy {policy.name} gave {weights.tolist()}: weights must be {num_skills} numbers >= 0 that sum to 1."
+            f"policy {policy.name} gave {shortened(str(given.tolist()), 200)}: weights must be {num_skills} numbers >= 0 that sum to 1."
         )
     return weights
 

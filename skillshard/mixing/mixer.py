@@ -66,7 +66,8 @@ from skillshard.mixing.samples import Samples
 from skillshard.mixing.skill_blocks import block_unit, epoch_blocks
 from skillshard.mixing.skipping import Stretch
 from skillshard.mixing.state import MixerState, place_of_state, read_state
-from skillshard.mixing.stream import DRAWS, LAST_DRAW, Clock, is_whole, whole_number
+from skillshard.mixing.stream import DRAWS, LAST_DRAW, Clock, whole_number
+from skillshard.number_checks import is_whole
 from skillshard.policies.policy import Policy, RunFacts, check_is_policy, in_draws
 from skillshard.printable import counted
 from skillshard.shards.read import ShardSet

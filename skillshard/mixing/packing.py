@@ -42,7 +42,8 @@ from skillshard.mixing.packings.skill import Skill
 from skillshard.mixing.place_records import Continued
 from skillshard.mixing.skill_blocks import blocks_of_run
 from skillshard.mixing.state import MixerState
-from skillshard.mixing.stream import BLOCKS, LAST_DRAW, Clock, is_whole, whole_number
+from skillshard.mixing.stream import BLOCKS, LAST_DRAW, Clock, whole_number
+from skillshard.number_checks import is_whole
 from skillshard.printable import counted
 from skillshard.shards.token_set import SkillTokens, TokenSet
 

@@ -25,7 +25,8 @@ from skillshard.mixing.ledger import BlockUnit, RunRecord, cuts_of
 from skillshard.mixing.positions import Standing, beginnings, order_of, standing_at
 from skillshard.mixing.round_ids import TABLES_KEPT, WINDOW_DRAWS, IdFiles, IdTable
 from skillshard.mixing.skill_order import OpenEpoch, SkillOrder, place_of
-from skillshard.mixing.stream import LAST_DRAW, is_whole
+from skillshard.mixing.stream import LAST_DRAW
+from skillshard.number_checks import is_whole
 from skillshard.shards.token_set import SkillTokens, TokenSet
 
 

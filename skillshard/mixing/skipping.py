@@ -14,7 +14,8 @@ from skillshard.mixing.ledger import HandoverRecord, RunRecord, skipped_by
 from skillshard.mixing.place_records import AheadSkippedPart, SkipInEpoch, SkippedDraws, SkippedPart, SkippedStretch
 from skillshard.mixing.positions import Standing, ahead_in
 from skillshard.mixing.records import Records, round_up_to
-from skillshard.mixing.stream import LAST_DRAW, is_whole
+from skillshard.mixing.stream import LAST_DRAW
+from skillshard.number_checks import is_whole
 
 Stretch = tuple[int, int, str]
 """First draw, number of draws, and the reason for the skip."""

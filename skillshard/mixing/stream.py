@@ -234,8 +234,3 @@ def whole_number(name: str, value: object) -> int:
     if not 0 <= number <= LAST_DRAW:
         raise ObservationError(f"{name} is {number:,}: give a whole number from 0 to 2**62. Nothing was recorded.")
     return number
-
-
-def is_whole(value: object, least: int, most: int) -> bool:
-    """Return whether a value is a whole number from `least` to `most`. True and False are no numbers."""
-    return not isinstance(value, bool) and isinstance(value, SupportsIndex) and least <= operator.index(value) <= most

@@ -9,9 +9,10 @@ from jaxtyping import Float
 
 from skillshard.errors import ObservationError, PolicyError
 from skillshard.extras import needed
+from skillshard.number_checks import is_finite, is_whole
 from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, sizes, softmax
 from skillshard.policies.prior import checked_prior, prior_weights
-from skillshard.policies.scaling_law import fit_scaling_law
+from skillshard.policies.scaling_law import MOST_LOG_LOSS, fit_scaling_law
 
 POINTS = 128
 """Maximal number of points of a learning curve in the state. Beyond this number, every other point is dropped."""
@@ -167,7 +168,7 @@ def ado(
 
     Raises:
         ExtraError: SciPy, which fits the scaling laws, is not installed.
-        PolicyError: warmup_steps, refit_steps or prior is out of range. Later, the sizes are unknown, or the prior's names are not the
+        PolicyError: warmup_steps, refit_steps, least_log_loss or prior is out of range. Later, the sizes are unknown, or the prior's names are not the
             skills of the mix.
         ObservationError: An observation does not say how many draws each skill had.
 
@@ -182,8 +183,17 @@ def ado(
         observations (the code observes in every step). The curves are thinned, so that the state stays small.
     """
     needed("fit", what="The policy ado")
-    if warmup_steps < 0:
-        raise PolicyError(f"warmup_steps is {warmup_steps}: give optimizer steps >= 0 (1,000 in the paper).")
-    if refit_steps < 1:
-        raise PolicyError(f"refit_steps is {refit_steps}: give optimizer steps, at least 1 (1,000 in the paper).")
+    if not is_whole(warmup_steps, 0):
+        raise PolicyError(
+            f"warmup_steps is {warmup_steps!r}: give optimizer steps, a whole number >= 0 (1,000 in the paper)."
+        )
+    if not is_whole(refit_steps, 1):
+        raise PolicyError(
+            f"refit_steps is {refit_steps!r}: give optimizer steps, a whole number >= 1 (1,000 in the paper)."
+        )
+    if not (is_finite(least_log_loss) and least_log_loss < MOST_LOG_LOSS):
+        raise PolicyError(
+            f"least_log_loss is {least_log_loss!r}: give the logarithm of a loss in nats, a finite number below {MOST_LOG_LOSS:g} (0.5 in the "
+            "authors' code)."
+        )
     return Ado(warmup_steps, refit_steps, least_log_loss, checked_prior("ado", prior))

@@ -1,6 +1,5 @@
 """Aioli: estimate the effect of each skill on each loss from short probe rounds, repeatedly during the run."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from jaxtyping import Float
 
 from skillshard.errors import ObservationError, PolicyError
 from skillshard.keyed_random import keyed_seed
+from skillshard.number_checks import is_finite, is_whole
 from skillshard.policies.policy import (
     NextRound,
     Observation,
@@ -69,6 +69,11 @@ class Aioli(Online):
             raise PolicyError(
                 f"aioli's {self.sweeps} sweeps over {k} skills are {self.sweeps * k} probe rounds, and a period is {self.period_rounds}: "
                 f"give period_rounds of more than {self.sweeps * k}."
+            )
+        # Probes with equal weights do not tell the skills apart, so the weights would never change.
+        if k > 1 and self.one_hot <= 1 / k:
+            raise PolicyError(
+                f"aioli's one_hot is {self.one_hot:g}, and equal weights of {k} skills are {1 / k:.4g}: give the probed skill a larger weight."
             )
         if self.diagonal and m != k:
             raise PolicyError("aioli(diagonal=True) needs the training skills as evaluation skills: omit eval_skills.")
@@ -179,6 +184,16 @@ def _learned(
     }
 
 
+def _checked_names(eval_skills: Any) -> tuple[str, ...]:
+    # A text would be taken for a list of its characters.
+    is_list = isinstance(eval_skills, Sequence) and not isinstance(eval_skills, str)
+    if not is_list or not eval_skills or not all(isinstance(name, str) for name in eval_skills):
+        raise PolicyError(
+            f"eval_skills is {eval_skills!r}: give a list of names of skills, or None for the training skills."
+        )
+    return tuple(eval_skills)
+
+
 def aioli(
     *,
     eta: float,
@@ -245,18 +260,22 @@ def aioli(
         so that a period has the requested length (the code subtracts steps from samples). An extra observation is one more interval
         of the estimate, and is not taken for the observation of another probe.
     """
-    if not (math.isfinite(eta) and eta >= 0):
-        raise PolicyError(f"eta is {eta}: give a finite number >= 0 (the paper uses 0.1 to 1).")
-    if sweeps < 1:
-        raise PolicyError(f"sweeps is {sweeps}: give the number of probes of each skill in a period, at least 1.")
-    if warmup_rounds < 0:
+    if not (is_finite(eta) and eta >= 0):
+        raise PolicyError(f"eta is {eta!r}: give a finite number >= 0 (the paper uses 0.1 to 1).")
+    if not is_whole(period_rounds, 1):
+        raise PolicyError(f"period_rounds is {period_rounds!r}: give the number of rounds of a period, a whole number.")
+    if not is_whole(sweeps, 1):
+        raise PolicyError(f"sweeps is {sweeps!r}: give the number of probes of each skill in a period, at least 1.")
+    if not is_whole(warmup_rounds, 0):
         raise PolicyError(
-            f"warmup_rounds is {warmup_rounds}: give the number of rounds before the first probe, 0 or more."
+            f"warmup_rounds is {warmup_rounds!r}: give the number of rounds before the first probe, 0 or more."
         )
-    if not 0 < one_hot <= 1:
-        raise PolicyError(f"one_hot is {one_hot}: give the weight of the probed skill, from above 1 / k to 1.")
-    if ema is not None and not 0 <= ema < 1:
-        raise PolicyError(f"ema is {ema}: give None, or a number from 0 to below 1.")
-    evals = None if eval_skills is None else tuple(eval_skills)
+    if not (is_finite(one_hot) and 0 < one_hot <= 1):
+        raise PolicyError(f"one_hot is {one_hot!r}: give the weight of the probed skill, from above 1 / k to 1.")
+    if ema is not None and not (is_finite(ema) and 0 <= ema < 1):
+        raise PolicyError(f"ema is {ema!r}: give None, or a number from 0 to below 1.")
+    if not is_whole(seed, -(2**63), 2**63 - 1):
+        raise PolicyError(f"seed is {seed!r}: give a whole number of 64 bits.")
+    evals = None if eval_skills is None else _checked_names(eval_skills)
     start = checked_prior("aioli", prior)
     return Aioli(eta, period_rounds, sweeps, warmup_rounds, one_hot, ema, normalize, diagonal, start, evals, seed)

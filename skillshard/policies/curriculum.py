@@ -8,8 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from skillshard.errors import PolicyError, name_some
-from skillshard.policies.policy import NextRound, NoLosses, Policy, State, check_names, known_round
+from skillshard.errors import PolicyError
+from skillshard.number_checks import is_whole
+from skillshard.policies.policy import NextRound, NoLosses, Policy, State, check_loss_of_each, check_names, known_round
 
 Order = Literal["curriculum", "anti_curriculum", "skill_curriculum"]
 
@@ -133,10 +134,8 @@ def skill_curriculum(losses: Mapping[str, float], *, draws: int) -> Policy:
     return _schedule(losses, draws, "skill_curriculum")
 
 
-def _schedule(losses: Mapping[str, float], draws: int, order: Order) -> Policy:
-    bad = [f"{name} is {loss}" for name, loss in losses.items() if not math.isfinite(loss)]
-    if bad or not losses:
-        raise PolicyError(f"{order}'s losses are not finite numbers: {name_some(bad) or 'none are given'}.")
-    if draws < 1:
-        raise PolicyError(f"draws is {draws:,}: give the number of samples of the whole run, at least 1.")
+def _schedule(losses: Any, draws: Any, order: Order) -> Policy:
+    check_loss_of_each(f"{order}'s", losses)
+    if not is_whole(draws, 1):
+        raise PolicyError(f"draws is {draws!r}: give the number of samples of the whole run, a whole number >= 1.")
     return Curriculum(dict(losses), draws, order)

@@ -1,6 +1,5 @@
 """The DoReMi update: more weight for the skills with higher losses than a reference model's losses."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,7 +8,18 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import PolicyError, name_some
-from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, check_names, softmax
+from skillshard.number_checks import is_finite
+from skillshard.policies.policy import (
+    NextRound,
+    Observation,
+    Online,
+    Policy,
+    State,
+    check_loss_of_each,
+    check_losses,
+    check_names,
+    softmax,
+)
 
 Use = Literal["latest", "average"]
 
@@ -72,7 +82,7 @@ def doremi(reference: Mapping[str, float], *, eta: float = 1.0, smoothing: float
     Example:
         >>> policy = doremi({"add": 1.0, "carry": 1.0}, smoothing=1e-9)
         >>> state = policy.init(("add", "carry"))
-        >>> state = policy.observe(state, Observation(1, {"add": 1.0 + math.log(3), "carry": 0.5}))
+        >>> state = policy.observe(state, Observation(1, {"add": 1.0 + np.log(3), "carry": 0.5}))
         >>> policy.weights(state).round(6).tolist()
         [0.75, 0.25]
 
@@ -81,15 +91,14 @@ def doremi(reference: Mapping[str, float], *, eta: float = 1.0, smoothing: float
         excess is clipped at 0 per skill and not per token, because an excess per token needs both models. (For the paper's excess,
         report the clipped excess per token with a reference of 0.) The weights draw samples and do not scale the loss.
     """
-    bad = [f"{name} is {loss}" for name, loss in reference.items() if not 0 <= loss < math.inf]
-    if bad or not reference:
-        raise PolicyError(
-            f"doremi's reference losses are not finite numbers >= 0: {name_some(bad) or 'none are given'}."
-        )
-    if not (math.isfinite(eta) and eta >= 0):
-        raise PolicyError(f"eta is {eta}: give a finite number >= 0 (1 in the authors' code).")
-    if not 0 < smoothing < 1:
-        raise PolicyError(f"smoothing is {smoothing}: give a number between 0 and 1 (1e-4 in the authors' code).")
+    check_loss_of_each("doremi's reference", reference)
+    bad = [f"{name} is {loss}" for name, loss in reference.items() if loss < 0]
+    if bad:
+        raise PolicyError(f"doremi's reference losses are not finite numbers >= 0: {name_some(bad)}.")
+    if not (is_finite(eta) and eta >= 0):
+        raise PolicyError(f"eta is {eta!r}: give a finite number >= 0 (1 in the authors' code).")
+    if not (is_finite(smoothing) and 0 < smoothing < 1):
+        raise PolicyError(f"smoothing is {smoothing!r}: give a number between 0 and 1 (1e-4 in the authors' code).")
     if use not in ("latest", "average"):
         raise PolicyError(f"use is {use!r}: give 'latest' (default) or 'average'.")
     return DoReMi(dict(reference), eta, smoothing, use)

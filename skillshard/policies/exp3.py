@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import PolicyError
+from skillshard.number_checks import is_finite
 from skillshard.policies.bandit import exploration, explored, first_state, observed
 from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, softmax
 from skillshard.policies.prior import checked_prior
@@ -80,6 +81,6 @@ def exp3(*, scale: float = 10.0, prior: Mapping[str, float] | None = None) -> Po
         arXiv:2312.02406. In contrast to the textbook, every skill of an observation is rewarded, not a single arm. In contrast to the
         code, the maximum is subtracted before exp.
     """
-    if not 0 < scale < float("inf"):
-        raise PolicyError(f"scale is {scale}: give nats, a finite number > 0 (10 in the authors' code).")
+    if not (is_finite(scale) and scale > 0):
+        raise PolicyError(f"scale is {scale!r}: give nats, a finite number > 0 (10 in the authors' code).")
     return Exp3(scale, checked_prior("exp3", prior))

@@ -1,6 +1,5 @@
 """SKILL-IT with a graph that probe rounds estimate repeatedly during the run."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +12,7 @@ from skillshard.graph.edges import scaled_edges
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.graph.statistics import is_same
 from skillshard.loss import LossKind
+from skillshard.number_checks import is_finite
 from skillshard.policies.aioli import Aioli, aioli
 from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, known_round
 from skillshard.policies.skill_it import Reduce, SkillIt, check_rows, skill_it
@@ -140,8 +140,10 @@ def graph_refresh(
         A method of skillshard from two parts: Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, Algorithm 1, and the probes of
         Chen, Hu et al., "Aioli", ICLR 2025, arXiv:2411.05735, Algorithm 2. In contrast to Aioli, the estimate is a graph for SKILL-IT.
     """
-    if not (math.isfinite(off_diagonal) and off_diagonal > 0):
-        raise PolicyError(f"off_diagonal is {off_diagonal}: give a finite number above 0 (0.5 in the authors' graphs).")
+    if not (is_finite(off_diagonal) and off_diagonal > 0):
+        raise PolicyError(
+            f"off_diagonal is {off_diagonal!r}: give a finite number above 0 (0.5 in the authors' graphs)."
+        )
     weighing = skill_it(graph, eta=eta, window=window, reduce=reduce, prior=prior, any_loss=any_loss)
     # Of aioli only the probes and the estimate are used, so its step size has no effect. The estimate stays in nats, because
     # SKILL-IT's scaling replaces the normalization.

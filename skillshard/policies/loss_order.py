@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import PolicyError
+from skillshard.number_checks import is_finite
 from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, softmax
 from skillshard.policies.prior import checked_prior, log_prior
 from skillshard.policies.skill_it import Reduce, check_arguments, reduced
@@ -101,7 +102,7 @@ def loss_order(
         A method of skillshard: Chen et al., "Skill-it!", NeurIPS 2023, arXiv:2307.14430, Algorithm 1, with another graph in every round.
         `benchmarks/skillit.py` compares the method with stratified.
     """
-    if not 0 <= edge < np.inf:
-        raise PolicyError(f"edge is {edge}: give a finite number >= 0 (0.5 in the authors' graphs).")
+    if not (is_finite(edge) and edge >= 0):
+        raise PolicyError(f"edge is {edge!r}: give a finite number >= 0 (0.5 in the authors' graphs).")
     check_arguments(eta=eta, window=window, reduce=reduce)
     return LossOrder(eta, edge, window, reduce, checked_prior("loss_order", prior))

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import PolicyError
+from skillshard.number_checks import is_finite, is_whole
 from skillshard.policies.bandit import explored, first_state, observed
 from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, softmax
 from skillshard.policies.prior import checked_prior
@@ -101,8 +102,8 @@ def odm(*, smoothing: float = 0.9, warmup_steps: int, prior: Mapping[str, float]
         exponential weights or importance weights (`exp3` uses both). In contrast to the code, the state holds log R, and the losses are
         holdout losses, unless the trainer reports the losses of its batches.
     """
-    if not 0 <= smoothing < 1:
-        raise PolicyError(f"smoothing is {smoothing}: give a number from 0 to below 1.")
-    if warmup_steps < 0:
-        raise PolicyError(f"warmup_steps is {warmup_steps}: give optimizer steps >= 0.")
+    if not (is_finite(smoothing) and 0 <= smoothing < 1):
+        raise PolicyError(f"smoothing is {smoothing!r}: give a number from 0 to below 1.")
+    if not is_whole(warmup_steps, 0):
+        raise PolicyError(f"warmup_steps is {warmup_steps!r}: give optimizer steps, a whole number >= 0.")
     return Odm(smoothing, warmup_steps, checked_prior("odm", prior))

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import ObservationError, PolicyError, name_some, with_suggestions
+from skillshard.number_checks import is_finite
 
 State = dict[str, Any]
 """The memory of a policy as plain JSON. Every round records the state, so the state survives any crash."""
@@ -279,10 +280,17 @@ def in_draws(policy: Policy, facts: RunFacts) -> Policy:
 
 def check_is_policy(policy: object) -> None:
     """Raise PolicyError with the missing attributes unless an object has all attributes of a policy."""
+    if isinstance(policy, type):
+        raise PolicyError(f"the class {policy.__name__} is no policy: give an instance, {policy.__name__}(...).")
+    if isinstance(policy, str):
+        raise PolicyError(
+            f"str is no policy: give a policy such as policies.stratified(), or skillshard.read_policy({policy!r})."
+        )
     needed = ("arguments", "eval_skills", "init", "may_miss_losses", "name", "observe", "reads_losses", "weights")
     missing = [name for name in needed if not hasattr(policy, name)]
     if missing:
-        raise PolicyError(f"{type(policy).__name__} is no policy: it lacks {', '.join(missing)}.")
+        hint = f" Call the function {getattr(policy, '__name__', '')}(...)." if callable(policy) else ""
+        raise PolicyError(f"{type(policy).__name__} is no policy: it lacks {', '.join(missing)}.{hint}")
 
 
 def check_names(what: str, given: Collection[str], skills: Collection[str]) -> None:
@@ -294,6 +302,17 @@ def check_names(what: str, given: Collection[str], skills: Collection[str]) -> N
             f"{what} do not name the skills of the mix: unknown: {name_some(with_suggestions(unknown, skills)) or 'none'}; missing: "
             f"{name_some(missing) or 'none'}. Give every skill a number."
         )
+
+
+def check_loss_of_each(whose: str, losses: Any) -> None:
+    """Raise PolicyError unless the losses in an argument of a policy are a mapping from skills to finite numbers. `whose` begins the message."""
+    if not isinstance(losses, Mapping):
+        raise PolicyError(
+            f"{whose} losses are of type {type(losses).__name__}: give a mapping, training skill -> loss."
+        )
+    bad = [f"{name} is {loss!r}" for name, loss in losses.items() if not is_finite(loss)]
+    if bad or not losses:
+        raise PolicyError(f"{whose} losses are not finite numbers: {name_some(bad) or 'none are given'}.")
 
 
 MOST_LOSS = 1e30

@@ -1,12 +1,13 @@
 """Priors: the weights from which a policy starts, and their part in the scores of a policy."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, cast
 
 import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import PolicyError, name_some
+from skillshard.number_checks import is_finite
 from skillshard.policies.policy import check_names
 
 MOST_WEIGHT = 1e100
@@ -44,13 +45,7 @@ def is_weight(value: object) -> bool:
     >>> [is_weight(value) for value in (0.5, 2, -1.0, np.inf, True, "0.5", None, [1.0])]
     [True, True, False, False, False, False, False, False]
     """
-    return (
-        isinstance(value, SupportsFloat)
-        and not isinstance(
-            value, bool | np.ndarray
-        )  # an array of a single element converts to a float, but is no weight
-        and 0 <= float(value) <= MOST_WEIGHT
-    )
+    return is_finite(value) and 0 <= float(cast(SupportsFloat, value)) <= MOST_WEIGHT
 
 
 def prior_weights(

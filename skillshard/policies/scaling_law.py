@@ -9,6 +9,8 @@ from jaxtyping import Float
 
 STARTS = 4
 """Number of fits, from the best points of the authors' grid of 512 points. The authors start a fit at every point."""
+MOST_LOG_LOSS = 20.0
+"""Upper bound of epsilon, as in the authors' code."""
 HUBER_DELTA = 1e-3
 """Error of the log loss from which on errors count linearly, as in the authors' code and in Chinchilla."""
 
@@ -42,7 +44,7 @@ def fit_scaling_law(
     from scipy.optimize import minimize
 
     log_draws, target = np.log(draws), np.log(np.maximum(losses, 1e-12))  # a loss of 0 has no logarithm
-    low, high = (-20.0, least_log_loss, 0.001), (6.5, 20.0, 0.8)
+    low, high = (-20.0, least_log_loss, 0.001), (6.5, MOST_LOG_LOSS, 0.8)
     grid = np.array(list(itertools.product(np.arange(-2, 6, 1), np.arange(-2, 2, 0.5), np.arange(0, 0.8, 0.1))))
     grid = np.unique(np.clip(grid, low, high), axis=0)
     # The whole grid is evaluated in a single array expression, because a fit from every point would take seconds.

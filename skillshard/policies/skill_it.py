@@ -1,9 +1,8 @@
 """SKILL-IT: weights from the latest losses and the skills graph."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, SupportsFloat, SupportsIndex
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from skillshard.errors import PolicyError, name_some
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.loss import LossKind
+from skillshard.number_checks import is_finite, is_whole
 from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, softmax
 from skillshard.policies.prior import checked_prior, log_prior
 
@@ -18,6 +18,12 @@ Reduce = Literal["sum", "mean"]
 Mode = Literal["official", "paper", "static"]
 LEAST_FIRST_LOSS = 1e-6
 """Smallest divisor of a loss, in nats per token, so that a skill with a first loss of 0 has a finite relative loss."""
+
+
+def check_is_graph(graph: object) -> None:
+    """Raise PolicyError unless an object is a graph."""
+    if not isinstance(graph, SkillGraph):
+        raise PolicyError(f"graph is {graph!r}: give a graph, such as SkillGraph.open('graph.json').")
 
 
 def check_rows(graph: SkillGraph, skills: Sequence[str]) -> None:
@@ -128,11 +134,11 @@ def reduced(window: list[list[float]], num_skills: int, reduce: Reduce) -> Float
     return losses.sum(axis=0) if reduce == "sum" else losses.mean(axis=0)
 
 
-def check_arguments(*, eta: float, window: int, reduce: str) -> None:
+def check_arguments(*, eta: Any, window: Any, reduce: Any) -> None:
     """Raise PolicyError unless the step size, the window and its reduction are in range."""
-    if not (isinstance(eta, SupportsFloat) and math.isfinite(eta) and eta >= 0):
+    if not (is_finite(eta) and eta >= 0):
         raise PolicyError(f"eta is {eta!r}: give a finite number >= 0 (the paper uses 0.1 to 0.8).")
-    if isinstance(window, bool) or not isinstance(window, SupportsIndex) or window.__index__() < 1:
+    if not is_whole(window, 1):
         raise PolicyError(f"window is {window!r}: give the number of latest observations to use, a whole number >= 1.")
     if reduce not in ("sum", "mean"):
         raise PolicyError(f"reduce is {reduce!r}: give 'sum' or 'mean'.")
@@ -190,7 +196,7 @@ def skill_it(
     Example:
         >>> graph = SkillGraph(("add", "carry"), ("carry",), [[1.0], [0.0]])
         >>> policy = skill_it(graph, eta=1.0)
-        >>> state = policy.observe(policy.init(("add", "carry")), Observation(step=100, losses={"carry": math.log(3)}))
+        >>> state = policy.observe(policy.init(("add", "carry")), Observation(step=100, losses={"carry": np.log(3)}))
         >>> policy.weights(state).round(6).tolist()
         [0.75, 0.25]
 
@@ -201,6 +207,7 @@ def skill_it(
         0.5 and, for static weights, the diagonal into 1). Relative losses refer to the first observation (their code refers to the
         second observation).
     """
+    check_is_graph(graph)
     check_arguments(eta=eta, window=window, reduce=reduce)
     if mode not in ("official", "paper", "static"):
         raise PolicyError(f"mode is {mode!r}: give 'official' (default), 'paper' or 'static'.")

@@ -7,7 +7,7 @@ from typing import Any
 from skillshard.errors import PolicyError
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.policies.policy import Policy, Static
-from skillshard.policies.skill_it import check_rows
+from skillshard.policies.skill_it import check_is_graph, check_rows
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def skill_stratified(graph: SkillGraph) -> Policy:
         graph: Graph A, rows `train_skill`, columns `eval_skill`. Only the signs of the entries are used.
 
     Raises:
-        PolicyError: Later, the graph's rows are not the skills of the mix, or no skill has a weight.
+        PolicyError: `graph` is no graph. Later, the graph's rows are not the skills of the mix, or no skill has a weight.
 
     Example:
         >>> graph = SkillGraph(("add", "carry", "copy"), ("carry",), [[0.5], [1.0], [-0.1]])
@@ -59,4 +59,5 @@ def skill_stratified(graph: SkillGraph) -> Policy:
         Chen et al., "Skill-it!", NeurIPS 2023, Section 3.3.1, arXiv:2307.14430. A target without an edge to itself has a weight too,
         which the paper assumes without saying so.
     """
+    check_is_graph(graph)
     return SkillStratified(graph)

@@ -1,6 +1,5 @@
 """Softmax of the losses: the simplest policy that reads losses."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import PolicyError
+from skillshard.number_checks import is_finite
 from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, softmax
 from skillshard.policies.prior import checked_prior, log_prior
 
@@ -60,7 +60,7 @@ def softmax_loss(*, temperature: float, prior: Mapping[str, float] | None = None
 
     Example:
         >>> policy = softmax_loss(temperature=1.0)
-        >>> losses = {"add": math.log(3), "carry": 0.0}
+        >>> losses = {"add": np.log(3), "carry": 0.0}
         >>> policy.weights(policy.observe(policy.init(("add", "carry")), Observation(1, losses))).round(6).tolist()
         [0.75, 0.25]
 
@@ -68,6 +68,6 @@ def softmax_loss(*, temperature: float, prior: Mapping[str, float] | None = None
         The loss-proportional heuristics of ms-swift (pull request 9142) and of Mixtera's SimpleAveraging (which is proportional to the
         loss itself). In contrast to both, the losses are holdout losses and not the losses of the training batches.
     """
-    if not 0 < temperature < math.inf:
-        raise PolicyError(f"temperature is {temperature}: give nats, a finite number > 0.")
+    if not (is_finite(temperature) and temperature > 0):
+        raise PolicyError(f"temperature is {temperature!r}: give nats, a finite number > 0.")
     return SoftmaxLoss(temperature, checked_prior("softmax_loss", prior))

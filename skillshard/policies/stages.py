@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from skillshard.errors import PolicyError
 from skillshard.loss import LossKind
+from skillshard.number_checks import is_finite, is_whole
 from skillshard.policies.inner import Holder, check_covered, common_loss, part_of, read_together
 from skillshard.policies.policy import (
     NextRound,
@@ -301,7 +302,7 @@ def stages(
         raise PolicyError(
             f"step_draws is {step_draws!r}, and unit is {unit!r}: give the samples of an optimizer step, at least 1, and only for unit='steps'."
         )
-    if draw_tokens is not None and (unit != "tokens" or not 0 < draw_tokens < math.inf):
+    if draw_tokens is not None and (unit != "tokens" or not is_finite(draw_tokens) or draw_tokens <= 0):
         raise PolicyError(
             f"draw_tokens is {draw_tokens!r}, and unit is {unit!r}: give the mean number of tokens of a draw, above 0, and only for unit='tokens'."
         )
@@ -376,5 +377,4 @@ def _checked_ends(values: list[Any], unit: str) -> tuple[int, ...]:
 
 def _is_whole(value: Any) -> bool:
     """Return whether a value is a whole number from 1 to `MOST_UNTIL`. 1e9 is whole, and True is no number."""
-    is_number = isinstance(value, int | float | np.integer) and not isinstance(value, bool)
-    return is_number and 1 <= value <= MOST_UNTIL and value == int(value)
+    return is_finite(value) and value == int(value) and is_whole(int(value), 1, MOST_UNTIL)

@@ -1,6 +1,5 @@
 """Temperature sampling: weights between proportional and stratified."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from skillshard.errors import PolicyError
+from skillshard.number_checks import is_finite
 from skillshard.policies.policy import Policy, Static, sizes, softmax
 
 
@@ -51,8 +51,8 @@ def temperature(tau: float) -> Policy:
     Reference:
         Chung et al., "UniMax", ICLR 2023, arXiv:2304.09151, Section 2. Sizes are samples, and not characters as in the paper.
     """
-    if not 0 < tau < math.inf:
+    if not (is_finite(tau) and tau > 0):
         raise PolicyError(
-            f"tau is {tau}: give a finite number > 0. With 1 the weights are proportional, with a large tau stratified."
+            f"tau is {tau!r}: give a finite number > 0. With 1 the weights are proportional, with a large tau stratified."
         )
     return Temperature(tau)

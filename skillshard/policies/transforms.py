@@ -4,7 +4,6 @@ The transforms are applied from first to last. A later transform may break the b
 bound last.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +13,7 @@ from jaxtyping import Float
 
 from skillshard.errors import PolicyError
 from skillshard.loss import LossKind
+from skillshard.number_checks import is_finite
 from skillshard.policies.policy import (
     NextRound,
     Observation,
@@ -22,9 +22,11 @@ from skillshard.policies.policy import (
     RunFacts,
     State,
     Transform,
+    check_is_policy,
     in_draws,
     known_round,
 )
+from skillshard.policies.unimax import check_budget
 
 ROUNDING = 1e-9
 """Tolerance of a bound, larger than the rounding error of a sum of shares."""
@@ -113,11 +115,20 @@ class ProbingChain(Chain):
 def chain(policy: Policy, *transforms: Transform) -> Policy:
     """Apply `transforms` to the weights of a policy, from first to last. Probe rounds keep the weights of the policy.
 
+    Raises:
+        PolicyError: `policy` is no policy, or one of `transforms` is no transform.
+
     >>> from skillshard.policies import proportional
     >>> policy = chain(proportional(), floor(0.1))
     >>> policy.weights(policy.init(("add", "carry"), (100, 0))).tolist()
     [0.9, 0.1]
     """
+    check_is_policy(policy)
+    for transform in transforms:
+        if not isinstance(transform, Transform):
+            raise PolicyError(
+                f"{transform!r} is no transform: give the result of a function such as policies.floor(0.01)."
+            )
     return ProbingChain(policy, transforms) if isinstance(policy, Probing) else Chain(policy, transforms)
 
 
@@ -180,8 +191,8 @@ def floor(least: float) -> Transform:
     Raises:
         PolicyError: least is not in [0, 1). Later, least is not below 1 / k for the k skills of the mix.
     """
-    if not 0 <= least < 1:
-        raise PolicyError(f"floor is {least}: give a number from 0 to below 1 / (number of skills).")
+    if not (is_finite(least) and 0 <= least < 1):
+        raise PolicyError(f"floor is {least!r}: give a number from 0 to below 1 / (number of skills).")
     return Floor(least)
 
 
@@ -219,8 +230,8 @@ def cap(most: float) -> Transform:
     >>> cap(0.5).apply(np.array([0.8, 0.15, 0.05])).round(6).tolist()
     [0.5, 0.375, 0.125]
     """
-    if not 0 < most <= 1:
-        raise PolicyError(f"cap is {most}: give a number from 1 / (number of skills) to 1.")
+    if not (is_finite(most) and 0 < most <= 1):
+        raise PolicyError(f"cap is {most!r}: give a number from 1 / (number of skills) to 1.")
     return Cap(most)
 
 
@@ -279,10 +290,7 @@ def repetition_limit(epochs: float, *, draws: int) -> Transform:
     Reference:
         The constraint of Olmix, arXiv:2602.12237, applied to the rest of the run in place of the whole run.
     """
-    if not 0 < epochs < math.inf:
-        raise PolicyError(f"epochs is {epochs}: give the maximal number of passes over a skill, a finite number > 0.")
-    if draws < 1:
-        raise PolicyError(f"draws is {draws:,}: give the number of samples that the whole run takes, at least 1.")
+    check_budget(epochs, draws)
     return RepetitionLimit(epochs, draws)
 
 
@@ -325,8 +333,8 @@ def max_change(most: float) -> Transform:
     >>> change.apply(np.array([0.9, 0.1]), NextRound(1, 100, 100, (100, 100), (50, 50), (0.5, 0.5))).round(6).tolist()
     [0.6, 0.4]
     """
-    if not 0 < most <= 1:
-        raise PolicyError(f"max_change is {most}: give a total variation above 0, at most 1.")
+    if not (is_finite(most) and 0 < most <= 1):
+        raise PolicyError(f"max_change is {most!r}: give a total variation above 0, at most 1.")
     return MaxChange(most)
 
 
@@ -362,6 +370,8 @@ def smoothing(keep: float) -> Transform:
     >>> smoothing(0.75).apply(np.array([0.9, 0.1]), NextRound(1, 100, 100, (100, 100), (50, 50), (0.5, 0.5))).round(6).tolist()
     [0.6, 0.4]
     """
-    if not 0 <= keep < 1:
-        raise PolicyError(f"smoothing is {keep}: give the share of the weights of the round before, from 0 to below 1.")
+    if not (is_finite(keep) and 0 <= keep < 1):
+        raise PolicyError(
+            f"smoothing is {keep!r}: give the share of the weights of the round before, from 0 to below 1."
+        )
     return Smoothing(keep)

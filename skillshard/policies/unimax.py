@@ -1,6 +1,5 @@
 """UniMax: weights as equal as possible without repeating a skill more than a few times."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from skillshard.errors import PolicyError
+from skillshard.number_checks import is_finite, is_whole
 from skillshard.policies.policy import Policy, Static, sizes
 
 
@@ -71,8 +71,15 @@ def unimax(*, draws: int, epochs: float) -> Policy:
         Chung et al., "UniMax", ICLR 2023, arXiv:2304.09151, Algorithm 1. Sizes and the budget are samples, and not characters as in the
         paper.
     """
-    if draws < 1:
-        raise PolicyError(f"draws is {draws:,}: give the number of samples that the whole run takes, at least 1.")
-    if not 0 < epochs < math.inf:
-        raise PolicyError(f"epochs is {epochs}: give the maximal number of passes over a skill, a finite number > 0.")
+    check_budget(epochs, draws)
     return UniMax(draws, epochs)
+
+
+def check_budget(epochs: Any, draws: Any) -> None:
+    """Raise PolicyError unless a maximal number of passes over a skill is a number > 0, and a number of draws a whole number > 0."""
+    if not (is_finite(epochs) and epochs > 0):
+        raise PolicyError(f"epochs is {epochs!r}: give the maximal number of passes over a skill, a finite number > 0.")
+    if not is_whole(draws, 1):
+        raise PolicyError(
+            f"draws is {draws!r}: give the number of samples that the whole run takes, a whole number of at least 1."
+        )
