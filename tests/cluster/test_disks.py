@@ -3,7 +3,7 @@
 import logging
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -45,14 +45,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def words_of(options: Mapping[str, object]) -> list[object]:
+    return [word for name, value in options.items() for word in (f"--{name}", value)]
+
+
 def tag(base: Path, out: Path) -> tuple[object, ...]:
-    options = [word for name, value in TAG.items() for word in (f"--{name}", value)]
-    return ("tag", "metadata", base / "corpus", *options, "--out", out)
+    return ("tag", "metadata", base / "corpus", *words_of(TAG), "--out", out)
 
 
 def shard(base: Path, out: Path) -> tuple[object, ...]:
-    options = [word for name, value in SHARD.items() for word in (f"--{name}", value)]
-    return ("shard", base / "corpus", "--tags", base / "T", *options, "--out", out)
+    return ("shard", base / "corpus", "--tags", base / "T", *words_of(SHARD), "--out", out)
 
 
 @pytest.fixture
@@ -109,6 +111,35 @@ def test_a_pipeline_in_a_store_needs_no_shared_directory(
     # The second node takes tasks, and does not see the files of this machine.
     outcome = skillshard(*tag(base, bucket.format("of-local-files")), "--ray-address", cluster[0])
     assert outcome.code != 0 and "corpus/" in outcome.err and "no such file" in outcome.err.lower()
+
+
+@needs_mounts
+@pytest.mark.parametrize("second", ["own disk"], indirect=True)
+def test_scratch_files_on_the_own_disk_of_each_node_are_refused_in_a_sentence_and_a_store_takes_the_files(
+    second: Node, cluster: tuple[str, str], base: Path, bucket: str
+) -> None:
+    for name, data in tree(base / "corpus").items():
+        storage.write_bytes(bucket.format(f"corpus/{name}"), data)
+    corpus, tags, shards = (bucket.format(name) for name in ("corpus", "T", "S"))
+    works("tag", "metadata", corpus, *words_of(TAG), "--out", tags, "--ray-address", cluster[0])
+    command = ("shard", corpus, "--tags", tags, *words_of(SHARD), "--out", shards, "--ray-address", cluster[0])
+    # The path exists on both nodes, and is another directory on each node.
+    own = base.parent / "scratch"
+    sentence = fails(*command, "--scratch", own)
+    assert second.is_up()
+    assert "No such file" in sentence and str(own) in sentence
+    assert "on the machine of the task" in sentence and "a directory that all machines share, or in a store" in sentence
+    assert not storage.exists(places.join(shards, "manifest.json"))
+    # The records of the finished tasks name files that no node but one has, so another place is no continuation.
+    other = fails(*command, "--scratch", bucket.format("scratch"))
+    assert str(own) in other and "remove" in other
+    storage.remove_tree(shards)
+    works(*command, "--scratch", bucket.format("scratch"))
+    for place, local in ((tags, "T"), (shards, "S")):
+        files = storage.list_files(place, hidden=True)
+        read = {places.relative(file.place, place): storage.read_bytes(file.place) for file in files}
+        assert read == tree(base / local)
+    assert not storage.list_files(bucket.format("scratch"), hidden=True)
 
 
 @needs_mounts
