@@ -49,8 +49,10 @@ from skillshard.mixing.round_ids import CheckedMaps, RoundIds, counts_of
 from skillshard.policies import Policy
 from skillshard.printable import counted
 from skillshard.progress import advance
+from skillshard.shards.dataset import refuse_taken_column
 from skillshard.shards.manifest import SPLITS
-from skillshard.shards.read import ShardSet, SkillShards, refuse_taken_column
+from skillshard.shards.read import ShardSet
+from skillshard.shards.skill_shards import SkillShards
 from skillshard.shards.token_manifest import id_dtype
 from skillshard.shards.token_set import TokenSet
 
@@ -433,7 +435,7 @@ def _members_of(shards: ShardSet, format: str, members: Sequence[str] | None) ->
     if format not in _WITH_MEMBERS:
         return ()
     suffixes = shards.members if members is None else tuple(sorted({*members}))
-    refuse_taken_column(shards, suffixes)
+    refuse_taken_column(shards.root, suffixes)
     return suffixes
 
 

@@ -36,7 +36,8 @@ from skillshard.proxy.reading import Reading
 from skillshard.proxy.samples import CORRECTION, ReadableText, encode, readable
 from skillshard.proxy.train import TokenBatch, evaluate, train
 from skillshard.proxy.trial import Recipe, computing, estimate_s, new_model
-from skillshard.shards.read import ShardSet, SkillShards
+from skillshard.shards.read import ShardSet
+from skillshard.shards.skill_shards import SkillShards
 
 TIMED_TEXTS = 64
 """Number of texts that timed steps draw from. All texts have the same number of positions."""

@@ -32,7 +32,8 @@ from skillshard.proxy.reading_choice import ReadingChoice
 from skillshard.proxy.samples import CORRECTION, ReadableText, encode, readable
 from skillshard.proxy.train import usual_lr_warmup
 from skillshard.proxy.trial import Recipe
-from skillshard.shards.read import ShardSet, SkillShards
+from skillshard.shards.read import ShardSet
+from skillshard.shards.skill_shards import SkillShards
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 
 READ_BY = (

@@ -16,7 +16,7 @@ from skillshard.mixing.place_records import (
     SkippedPart,
 )
 from skillshard.mixing.skill_order import OpenEpoch, SkillOrder, Skip, place_of
-from skillshard.shards.read import SkillShards
+from skillshard.shards.skill_shards import SkillShards
 
 
 class Standing(NamedTuple):

@@ -26,7 +26,8 @@ from skillshard.mixing.records import Records, open_records
 from skillshard.mixing.round_plan import RoundPlan, plan_round
 from skillshard.mixing.skill_order import SkillOrder
 from skillshard.printable import counted
-from skillshard.shards.read import ShardSet, SkillShards
+from skillshard.shards.read import ShardSet
+from skillshard.shards.skill_shards import SkillShards
 
 SHARDS_NOTE = "beside/shards.json"
 """Name of the note on the place of the shards, beside the records of a run."""

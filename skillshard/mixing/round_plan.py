@@ -17,7 +17,8 @@ from skillshard.mixing.ledger import RoundRecord
 from skillshard.mixing.order import interleave
 from skillshard.mixing.skill_order import SkillOrder
 from skillshard.shards.layouts import LAYOUTS, TarLayout
-from skillshard.shards.read import OpenShard, SkillShards
+from skillshard.shards.open_shard import OpenShard
+from skillshard.shards.skill_shards import SkillShards
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from skillshard.mixing.members import MemberColumns
 from skillshard.mixing.records import RECORDS_KEPT
 from skillshard.mixing.round_plan import Maps, Places, RoundPlan
 from skillshard.shards.manifest import TAR_BLOCK
-from skillshard.shards.read import SkillShards
+from skillshard.shards.skill_shards import SkillShards
 from skillshard.shards.tar import KEY_DIGITS
 
 

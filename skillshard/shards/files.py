@@ -157,6 +157,18 @@ class EditionFiles(NamedTuple):
         self.editions[wanted.edition].prefetch(wanted)
 
 
+def files_at(place: str, cache: FileCache | None) -> LocalFiles | RemoteFiles:
+    """Return the source of the files of a shard set in a directory or at a URI. A local directory does not use the cache."""
+    return RemoteFiles(place, cache) if places.is_remote(place) else LocalFiles(places.local_path(place))
+
+
+def uncached(files: Files) -> Files:
+    """Return the same files without the cache, so that remote bytes are fetched anew."""
+    if isinstance(files, EditionFiles):
+        return EditionFiles(tuple(files_at(os.fspath(edition.root), None) for edition in files.editions))
+    return files_at(os.fspath(files.root), None)
+
+
 class _Damaged(OSError):
     """Error for a download with wrong bytes. As an OSError, it lets `storage.retried` try again."""
 

@@ -28,7 +28,8 @@ from skillshard.hash_ranges import hash_bounds, rows_between
 from skillshard.printable import counted
 from skillshard.shards.copies import PARENT, PARENT_CHUNK, TEXTS_DTYPE, write_table
 from skillshard.shards.manifest import SPLITS, Manifest, Manifest4, Split
-from skillshard.shards.read import ShardSet, SkillShards
+from skillshard.shards.read import ShardSet
+from skillshard.shards.skill_shards import SkillShards
 from skillshard.shards.split import HOLDOUT, TEXTS, TRAIN, Sizes
 from skillshard.shards.tar import KEY_DIGITS
 from skillshard.stages import Stages

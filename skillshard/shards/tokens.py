@@ -31,7 +31,9 @@ from skillshard.loss import LossKind, answer_tokens
 from skillshard.printable import counted, size_in_words, time_in_words
 from skillshard.progress import advance
 from skillshard.shards.manifest import SPLITS, gathered
-from skillshard.shards.read import OpenShard, ShardSet, SkillShards
+from skillshard.shards.open_shard import OpenShard
+from skillshard.shards.read import ShardSet
+from skillshard.shards.skill_shards import SkillShards
 from skillshard.shards.token_manifest import (
     CHAT_TEMPLATE,
     MANIFEST,

@@ -17,7 +17,8 @@ from skillshard import policies, storage
 from skillshard.errors import PolicyError, ShardError, SkillshardError, StorageError
 from skillshard.export import FORMATS, MANIFEST, ExportManifest, export_shards, verify_export
 from skillshard.policies import Policy
-from skillshard.shards.read import ShardSet, SkillShards
+from skillshard.shards.read import ShardSet
+from skillshard.shards.skill_shards import SkillShards
 from skillshard.tags import Tags
 from tests.commands import fails, skillshard, works
 from tests.conftest import samples, tag_and_shard, tree, write_corpus

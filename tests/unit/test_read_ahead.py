@@ -12,7 +12,8 @@ from skillshard.errors import ShardError
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.round_plan import Maps, read_ahead
 from skillshard.policies import proportional
-from skillshard.shards.read import ShardSet, SkillShards
+from skillshard.shards.read import ShardSet
+from skillshard.shards.skill_shards import SkillShards
 
 
 def ids_of(path: Path) -> set[str]:

@@ -11,7 +11,8 @@ from skillshard.corpus import Corpus
 from skillshard.errors import ShardError
 from skillshard.execution import silent
 from skillshard.shards import tables, write
-from skillshard.shards.read import ShardSet, SkillShards
+from skillshard.shards.read import ShardSet
+from skillshard.shards.skill_shards import SkillShards
 from tests.conftest import HERE, lines, samples, tag_and_shard, write_corpus
 
 

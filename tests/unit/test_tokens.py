@@ -32,7 +32,8 @@ from skillshard.policies import (
     stratified,
 )
 from skillshard.printable import size_in_words
-from skillshard.shards.read import ShardSet, SkillShards
+from skillshard.shards.read import ShardSet
+from skillshard.shards.skill_shards import SkillShards
 from skillshard.shards.token_set import TokenSet
 from skillshard.shards.tokenizers import TEXTS_AT_ONCE, encode, encode_with_offsets, open_tokenizer
 from skillshard.shards.tokens import estimate_tokens, write_tokens
