@@ -21,7 +21,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from skillshard import artefact, canonical, places, storage
 from skillshard.corpus import RESTS, Corpus, FileLayout, Packing, Partition
-from skillshard.corpus.table_digest import is_by_columns
 from skillshard.errors import TagsError
 from skillshard.printable import counted
 from skillshard.progress import advance
@@ -174,7 +173,10 @@ class TagsManifest(_TagsManifest):
 
 
 class TagsManifest3(TagsManifest):
-    """The content of tags.json if a digest of rows goes over the columns of a table (skillshard/corpus/table_digest.py)."""
+    """The content of tags.json if a digest of rows has a form that version 2 did not know.
+
+    The form is the word before the colon: "columns" (skillshard/corpus/table_digest.py) or "fields" (skillshard/corpus/documents.py).
+    """
 
     schema_version: Literal["skillshard/tags/3"] = Field("skillshard/tags/3", alias="schema")  # type: ignore[assignment]
 
@@ -205,7 +207,7 @@ class TagsManifest1(_TagsManifest):
 def tags_manifest(parts: Sequence[Mapping[str, Any]], **content: Any) -> TagsManifest:
     """Return the content of tags.json in the version that the digests of the rows need. The arguments are the fields of `TagsManifest`."""
     digests = (stretch["rows_digest"] for part in parts for stretch in part["stretches"])
-    model = TagsManifest3 if any(map(is_by_columns, digests)) else TagsManifest
+    model = TagsManifest3 if any(map(_form_of, digests)) else TagsManifest
     return model(parts=parts, **content)
 
 
@@ -370,15 +372,20 @@ class Tags:
         return faults
 
 
+def _form_of(rows_digest: str) -> str:
+    """Return the word before the colon of a digest of rows, or "" for a digest of hexadecimal digits alone."""
+    return rows_digest.rpartition(":")[0]
+
+
 def refuse_two_forms(tags: Tags, other: Tags) -> None:
     """Raise TagsError if two tags of the same files have digests of rows in two forms, which cannot be compared."""
     stretches = [[stretch for part in each.manifest.parts for stretch in part.stretches] for each in (tags, other)]
     are_files_alike = [own.file for own in stretches[0]] == [own.file for own in stretches[1]]
     if are_files_alike and any(
-        is_by_columns(own.rows_digest) != is_by_columns(two.rows_digest) for own, two in zip(*stretches, strict=True)
+        _form_of(own.rows_digest) != _form_of(two.rows_digest) for own, two in zip(*stretches, strict=True)
     ):
         raise TagsError(
-            f"{places.public(tags.folder)} and {places.public(other.folder)} have digests of tables in two forms, because an earlier version of "
+            f"{places.public(tags.folder)} and {places.public(other.folder)} have digests of rows in two forms, because an earlier version of "
             "skillshard made one of the two. So nothing shows that both are tags of the same rows. Tag the older one anew with this version."
         )
 

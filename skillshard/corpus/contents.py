@@ -1,6 +1,6 @@
 """Open the bytes of a text file of a corpus, and check that the content fits the name."""
 
-from skillshard.corpus.formats import Compression
+from skillshard.corpus.formats import Compression, FileLayout
 from skillshard.corpus.sample import Reason, Rejection
 from skillshard.corpus.sources import PlainSource, Source, TranscodedSource, decompressed
 from skillshard.corpus.stretches import Stretch
@@ -61,6 +61,22 @@ def open_text(stretch: Stretch, *, expected: str) -> Source | Rejection:
         plain.seek(max(stretch.start - 1, 0))  # the same file, because a store answers each opening by a request
     source = plain if compression is None else decompressed(place, compression)
     return source if is_utf8 else TranscodedSource(source, layout.encoding)
+
+
+def is_utf16(stretch: Stretch) -> bool:
+    """Return whether the bytes of a text file begin with a byte order mark of UTF-16."""
+    source = (
+        PlainSource(stretch.place, 0)
+        if stretch.compression is None
+        else decompressed(stretch.place, stretch.compression)
+    )
+    head = source.read(2)
+    return _BINARY_MAGIC.get(head) == "UTF-16"
+
+
+def encoding_hint(layout: FileLayout) -> str:
+    """Return the end of a sentence about text that is not valid UTF-8, which names the argument of another encoding."""
+    return ". Give the encoding of the file with `encoding`, such as cp1252" if layout.is_utf8 else ""
 
 
 class Refused(Exception):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import xxhash
 
-from skillshard.corpus.contents import Refused, cut_off, opened_text
+from skillshard.corpus.contents import Refused, cut_off, encoding_hint, opened_text
 from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.sample import BadRecord, PassedOver, Reason, Rejection, Sample, check_size
 from skillshard.corpus.sources import Source
@@ -172,7 +172,7 @@ def _records(stretch: Stretch, max_sample_bytes: int) -> Iterator[tuple[int, byt
             data = text.encode()
         except UnicodeEncodeError:
             data = text.encode(errors="surrogateescape")
-            values = BadRecord("invalid-utf8", f"not valid {layout.encoding}")
+            values = BadRecord("invalid-utf8", f"not valid {layout.encoding}{encoding_hint(layout)}")
         if values != []:  # a blank line is no record
             yield line, data, values
 

@@ -5,9 +5,14 @@
 | `[{...}, {...}]` | the elements |
 | `{...} {...}`, each over several lines | the objects |
 | `{"Source": ..., "Instances": [{...}, {...}]}`, with `rows="Instances"` | the elements, with the other fields of the object as fields of each row |
+| `{"data": [{"title": ..., "qas": [{...}]}]}`, with `rows="data.qas"` | the elements of all inner arrays, with the other fields of the objects around them |
 
 The standard library finds the end of each value in a window of the file. Then the bytes of a row go through the same parser and the
-same checks as a line of JSONL. Memory is bounded by the largest row and the fields beside the rows.
+same checks as a line of JSONL. Memory is bounded by the largest row and the fields beside the rows. An array on the way to the rows is read
+element by element, so memory is then bounded by the largest element.
+
+The digest of a document with rows inside also goes over the values of the fields beside the rows. Tags of earlier versions have another digest,
+which hashes only the names of these fields.
 """
 
 import codecs
@@ -30,12 +35,16 @@ from skillshard.corpus.sample import (
     Sample,
     check_size,
     json_fault,
+    json_type,
     parse_json,
+    parse_quickly,
 )
 from skillshard.corpus.sources import Source
 from skillshard.corpus.stretches import Stretch
 from skillshard.errors import name_some
 
+FIELDS_PREFIX = "fields:"
+"""Beginning of the digests that go over the values of the fields beside the rows. Other digests have hexadecimal digits alone."""
 _BLOCK_BYTES = 1 << 20
 _SPACE = " \t\r\n"
 # A fault this close to the end of the window may only show that the window ends. The longest token is a pair of escapes \uXXXX\uXXXX.
@@ -86,6 +95,7 @@ def read_documents(
     max_sample_bytes: int,
     hasher: xxhash.xxh3_128,
     passed_over: PassedOver,
+    hash_fields: bool = False,
 ) -> Iterator[Sample | Rejection]:
     """Yield the rows of the JSON documents of a file.
 
@@ -98,19 +108,27 @@ def read_documents(
         max_sample_bytes: Largest size of a sample.
         hasher: Hash that is updated with the bytes of the rows and of the fields beside the rows.
         passed_over: Not used, because every value of a document is a row or a field.
+        hash_fields: Whether the hash goes over the values of the fields beside the rows. False: over their names, as in earlier versions.
     """
     if stretch.start > 0:
         return
     name, row = stretch.name, 0
     window: _Window | None = None
+    hashed: dict[str, Any] | None = None
     try:
         for window, beside, data in _rows(stretch, 16 * max_sample_bytes + _BLOCK_BYTES):
             row += 1
             hasher.update(b"%d:" % len(data) + data)
+            if (
+                hash_fields and beside is not hashed
+            ):  # once for each object, because the fields may be longer than the rows
+                hasher.update(orjson.dumps(beside, option=orjson.OPT_SORT_KEYS))
+                hashed = beside
             try:
                 record = parse_json(data)
                 if beside and isinstance(record, dict):
-                    hasher.update(orjson.dumps(sorted(beside)))
+                    if not hash_fields:
+                        hasher.update(orjson.dumps(sorted(beside)))
                     record = {**beside, **record}
                 sample = fields.sample(record, row)
                 check_size(sample, fields.mapping.kept_meta(sample.meta), max_sample_bytes)
@@ -132,7 +150,7 @@ def read_documents(
 
 def _hint(data: bytes) -> str:
     """Return the words that name an array of objects inside an object, which may be the rows."""
-    record = orjson.loads(data)
+    record = parse_quickly(data)
     arrays = [name for name, value in record.items() if type(value) is list and value and type(value[0]) is dict]
     if not arrays:
         return ""
@@ -164,8 +182,12 @@ def _rows(stretch: Stretch, limit: int) -> Iterator[tuple["_Window", dict[str, A
         for _ in _in_object(collector, path, beside):
             pass  # the rows are read by the other window
         window.next_character()
-        for data in _in_object(window, path, {}):
-            yield window, beside, data
+        outer: dict[str, Any] = {}
+        fields = beside
+        for inner, data in _in_object(window, path, {}):
+            if inner is not outer:
+                outer, fields = inner, {**beside, **inner}
+            yield window, fields, data
 
 
 def _elements_or_object(window: "_Window") -> Iterator[bytes]:
@@ -187,8 +209,11 @@ def _elements(window: "_Window") -> Iterator[bytes]:
             return
 
 
-def _in_object(window: "_Window", path: str, beside: dict[str, Any]) -> Iterator[bytes]:
+def _in_object(window: "_Window", path: str, beside: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Yield the rows of an object at a path, and collect the other fields. A name that contains dots has priority over a nested path.
+
+    Yields:
+        The fields of the objects inside an array on the way to the row, and the bytes of the row.
 
     Raises:
         _NoRows: The object has no array at the path.
@@ -210,10 +235,17 @@ def _in_object(window: "_Window", path: str, beside: dict[str, Any]) -> Iterator
             if kind != "[":
                 raise _NoRows(f"expected an array with the rows at {path!r}, got {window.kind()}")
             has_rows = True
-            yield from _elements(window)
+            no_fields: dict[str, Any] = {}
+            for data in _elements(window):
+                yield no_fields, data
         elif name == first and rest and kind == "{":
             has_rows = True
             yield from _in_object(window, rest, beside)
+        elif name == first and rest and kind == "[":
+            has_rows = True
+            for number, element in enumerate(_elements(window)):
+                value = _parsed_bytes(element, "in an object around the rows")
+                yield from _in_element(value, rest, f"{name}.{number}")
         else:
             beside[name] = _parsed(window, "in a field beside the rows")
         if window.expect(",", "}") == "}":
@@ -221,14 +253,58 @@ def _in_object(window: "_Window", path: str, beside: dict[str, Any]) -> Iterator
     else:
         window.expect("}")
     if not has_rows:
-        fields = f"the fields are {name_some(names)}" if names else "the object is empty"
-        raise _NoRows(f"no field {path!r} with the rows; {fields}. Name the field with `rows`")
+        raise _no_field(path, names)
+
+
+def _in_element(value: Any, path: str, place: str) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Yield the rows inside an element of an array.
+
+    Args:
+        value: Element.
+        path: Path of the rows inside the element.
+        place: Path of the element, for errors.
+
+    Yields:
+        The fields of the objects inside the element, without the rows, and the bytes of a row.
+
+    Raises:
+        _NoRows: The element has no array at the path.
+    """
+    if type(value) is not dict:
+        raise _NoRows(f"expected an object with the rows at {place!r}, got {json_type(value)}")
+    first, _, rest = path.partition(".")
+    name = path if path in value else first
+    if name not in value:
+        raise _no_field(f"{place}.{path}", list(value))
+    beside, inside = {key: field for key, field in value.items() if key != name}, value[name]
+    if name == path:
+        if type(inside) is not list:
+            raise _NoRows(f"expected an array with the rows at '{place}.{path}', got {json_type(inside)}")
+        for row in inside:
+            yield beside, orjson.dumps(row)
+        return
+    elements = inside if type(inside) is list else [inside]
+    for number, element in enumerate(elements):
+        deeper, fields = beside, beside
+        for inner, data in _in_element(element, rest, f"{place}.{name}.{number}"):
+            if inner is not deeper:
+                deeper, fields = inner, {**beside, **inner}
+            yield fields, data
+
+
+def _no_field(path: str, names: list[str]) -> _NoRows:
+    fields = f"the fields are {name_some(names)}" if names else "the object is empty"
+    return _NoRows(f"no field {path!r} with the rows; {fields}. Name the field with `rows`")
 
 
 def _parsed(window: "_Window", where: str) -> Any:
     """Parse the next value, which is no row. Raise _Cut for a fault, because the rows after the value cannot be told apart from its rest."""
+    return _parsed_bytes(window.value(), where)
+
+
+def _parsed_bytes(data: bytes, where: str) -> Any:
     try:
-        return parse_json(window.value())
+        return parse_json(data)
     except (orjson.JSONDecodeError, BadRecord) as error:
         detail = error.detail if isinstance(error, BadRecord) else json_fault(error)[1]
         raise _Cut(f"{where}, {detail}") from error

@@ -14,7 +14,15 @@ import pyarrow.fs as pafs
 
 from skillshard import artefact, places, storage
 from skillshard.corpus.corpus_list import is_corpus_file, read_corpus_list
-from skillshard.corpus.formats import DEFAULT_LAYOUT, CorpusFile, FileLayout, compression_of, format_of, known_suffixes
+from skillshard.corpus.formats import (
+    DEFAULT_LAYOUT,
+    WITHOUT_SUFFIX,
+    CorpusFile,
+    FileLayout,
+    compression_of,
+    format_of,
+    known_suffixes,
+)
 from skillshard.corpus.hub import hub_files, is_hub_address
 from skillshard.corpus.listing import list_directory, list_glob, shown_place, special_kind, without_query
 from skillshard.corpus.mapping import DEFAULT_MAX_SAMPLE_BYTES, CorpusReading, FieldMapping, in_keys
@@ -345,10 +353,15 @@ def _not_empty(files: list[CorpusFile], left_out: Counter[str], place: str) -> t
     if files:
         return files, left_out
     others = f". Left out: {describe_left_out(left_out)}" if left_out else ""
+    without_suffix = (
+        " A file without a suffix is read only if the file itself is named, as the shell does for a glob without quotes."
+        if WITHOUT_SUFFIX in left_out
+        else ""
+    )
     raise CorpusError(
         f"{shown_place(place)}: no corpus files found. Names must end in {known_suffixes()}, and hidden files are left "
         f"out{others}. Check the path, or convert the files to one of these formats. To read files of text or code, give "
-        "`text_files='whole'` or `text_files='lines'`."
+        f"`text_files='whole'` or `text_files='lines'`.{without_suffix}"
     )
 
 

@@ -53,6 +53,8 @@ _OTHER_COMPRESSIONS = [
     ".rar",
 ]
 _COMPRESSED_TARS = (".tgz", ".tbz", ".tbz2", ".txz", ".tlz", ".tzst")
+WITHOUT_SUFFIX = "without a suffix"
+"""Kind of a file without a suffix, for counting."""
 # A longer suffix is rather a part of the name, and would give many kinds with one file each.
 _PLAIN_SUFFIX = re.compile(r"(\.[a-z0-9_~-]{1,12}){1,2}")
 
@@ -67,7 +69,7 @@ class FileLayout:
 
     Args:
         rows: Dotted path of the array of rows in JSON documents, such as "Instances". The other fields of the object become fields of
-            each row. None stands for lines of JSON, an array, or objects one after the other.
+            each row. The path may lead through arrays of objects: "data.paragraphs.qas" joins the rows of all paragraphs. None stands for lines of JSON, an array, or objects one after the other.
         text_files: "named" reads a file of text or code only if its name or its suffix is given, and the file is a sample. "whole" also
             reads the text files of directories. With "lines", each line of these files is a sample.
         header: Names of the columns of CSV and TSV files without a header line.
@@ -236,7 +238,7 @@ def suffix_of(name: str) -> str:
     base = name.rsplit("/", 1)[-1].lower().lstrip("._")
     stem, dot, last = base.rpartition(".")
     if not dot:
-        return "without a suffix"
+        return WITHOUT_SUFFIX
     is_second = f".{last}" in (*COMPRESSIONS, *_OTHER_COMPRESSIONS) or format_of(stem) is not None
     first = stem.rpartition(".")[2] if is_second and "." in stem else ""
     suffix = f".{first}.{last}" if first else f".{last}"

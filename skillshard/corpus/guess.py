@@ -18,12 +18,15 @@ from skillshard.corpus.messages import is_answering, is_message
 from skillshard.corpus.paths import is_of_file, single
 from skillshard.corpus.sample import category_of
 from skillshard.errors import name_some
-from skillshard.printable import printable, shortened
+from skillshard.printable import counted, printable, shortened
 
 _MAX_DEPTH = 3  # deeper fields are usually bookkeeping
 _MAX_SKILLS = 200  # a field with more values is seldom a useful set of skills
 _MAX_SKILL_CHARS = 80
 _MAX_ID_CHARS = 200
+_USUAL_SHARE = (
+    0.9  # a field of a usual name is the text even if some rows lack a text, such as rows whose bytes are not UTF-8
+)
 _WITH_IDS: frozenset[Format] = frozenset(("tar", "text", "wet"))
 """Formats whose readers give each row an id of its own under the field "id"."""
 _ID_NAMES = ("id", "uuid", "guid", "key", "ref")
@@ -34,7 +37,7 @@ _TOKEN_LABEL_NAMES = ("labels", "label_ids", "target_ids")
 _TOKEN_MASK_NAMES = ("loss_mask", "completion_mask", "assistant_masks", "assistant_mask", "answer_mask")
 _TOKEN_EXTRAS = ("token_type_ids", "special_tokens_mask", "position_ids")
 """Arrays that tokenizers write beside the ids, and that follow from the ids."""
-_ANSWER_NAMES = ("output", "answer", "response", "completion", "target", "solution", "chosen")
+_ANSWER_NAMES = ("output", "answer", "answers", "response", "completion", "target", "solution", "chosen")
 # The most telling names come first.
 _SKILL_NAMES = (
     *(
@@ -52,10 +55,14 @@ _SKILL_NAMES = (
     ),
     *("subset", "dump", "label", "class", "kind", "type", "language", "lang"),
 )
-_NEVER_SKILLS = ("time", "timestamp", "date", "created", "added", "url", "version", "license", "year")
+_NEVER_SKILLS = (
+    *("time", "timestamp", "date", "created", "added", "url", "version", "license", "year"),
+    *("answer", "answers", "response", "gold", "target", "correct"),
+)
 _SPLIT_WORDS = re.compile(r"(train|training|test|testing|validation|valid|val|dev|eval|part|of|shard|data|[^a-z])+")
 _DIGITS = re.compile(r"\d+")
-_LETTERS = re.compile(r"[a-z]+")
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+"""Words of a name, also inside a name such as "answerKey"."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ def guess(rows: Sequence[Row], files: Sequence[str], mapping: FieldMapping | Non
         id_reason = text_reason = "given"
     of_tokens = () if mapping.tokens is None else mapping.tokens.paths
     taken = {mapping.id_field, mapping.messages, *(mapping.text_field or ()), *of_tokens}
-    skill, skill_reason = _guess_skill(columns, len(rows), files, taken)
+    skill, skill_reason = _guess_skill(columns, len(rows), files, taken) if rows else (None, "no row could be read")
     if skill is None and mapping.tokens is not None:
         skill = "file.stem"
         skill_reason = (
@@ -232,9 +239,19 @@ def _type_of(value: Any) -> str:
         return "messages"
     if type(value) is list:
         kinds = {_type_of(item) for item in value}
-        return f"array of {kinds.pop()}s" if len(kinds) == 1 else "array"
+        return f"array of {_plural(kinds.pop())}" if len(kinds) == 1 else "array"
     names = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object", type(None): "null"}
     return names.get(type(value), type(value).__name__)
+
+
+def _plural(kind: str) -> str:
+    """Return the name of a type for several values.
+
+    >>> _plural("string"), _plural("array of strings"), _plural("messages"), _plural("null")
+    ('strings', 'arrays of strings', 'messages', 'nulls')
+    """
+    first, of, items = kind.partition(" of ")
+    return f"{first if first.endswith('s') else first + 's'}{of}{items}"
 
 
 def is_messages(value: Any) -> bool:
@@ -246,18 +263,54 @@ def is_messages(value: Any) -> bool:
     return type(value) is list and bool(value) and all(map(is_message, value))
 
 
-def array_of_rows(values: Mapping[str, Any]) -> str | None:
-    """Return the name of the longest array of objects in a row, which may hold the rows of a JSON document, or None.
+def path_of_rows(values: Mapping[str, Any]) -> str | None:
+    """Return the path of the array of objects in a JSON document that may hold the rows, or None.
 
-    >>> array_of_rows({"Examples": [{"a": 1}], "Instances": [{"a": 1}, {"a": 2}], "Domains": ["web"]})
+    The longest array is chosen. If the objects of the array have no id, and every object has an array of objects of the same name, that array
+    is a part of the path too.
+
+    >>> path_of_rows({"Examples": [{"a": 1}], "Instances": [{"a": 1}, {"a": 2}], "Domains": ["web"]})
     'Instances'
+    >>> path_of_rows({"data": [{"title": "Ada", "paragraphs": [{"context": "Ada wrote.", "qas": [{"id": 1, "answers": [{"text": "Ada"}]}]}]}]})
+    'data.paragraphs.qas'
     """
+    longest = _longest_array(values)
+    if longest is None:
+        return None
+    path, elements = longest, values[longest]
+    # A name with a dot would be read as two names.
+    while not any(map(_is_id_name, set().union(*elements))):
+        names = {_longest_array(element) for element in elements}
+        name = names.pop() if len(names) == 1 else None
+        if name is None or "." in name:
+            break
+        path, elements = f"{path}.{name}", [inner for element in elements for inner in element[name]]
+    return path
+
+
+def _longest_array(values: Mapping[str, Any]) -> str | None:
+    """Return the name of the longest array of objects in an object, or None. A conversation is no such array."""
     arrays = {
         name: len(value)
         for name, value in values.items()
         if type(value) is list and value and not is_messages(value) and all(type(item) is dict for item in value)
     }
     return max(arrays, key=lambda name: arrays[name]) if arrays else None
+
+
+def lacks_header(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the first line of a table is rather a row: one of its values stands in the same column again.
+
+    Numbers that count the columns are names, as pandas writes them.
+
+    >>> lacks_header(["What is 1+1?", "B"], [{"What is 1+1?": "What is 1+2?", "B": "A"}, {"What is 1+1?": "2+2?", "B": "B"}])
+    True
+    >>> lacks_header(["0", "label"], [{"0": "0", "label": "x"}])
+    False
+    """
+    return any(
+        name and name != str(number) and any(row.get(name) == name for row in rows) for number, name in enumerate(names)
+    )
 
 
 def delimiter_of(header: str) -> str | None:
@@ -279,14 +332,23 @@ def _guess_id(rows: Sequence[Row], columns: Mapping[str, Sequence[Any]]) -> tupl
         (path for path in columns if _is_id_name(path)),
         key=lambda path: (path != "id", path.count("."), _last(path) not in _ID_NAMES),
     )
+    repeated = None
     for path in names:
         values = [single(value) for value in columns[path]]
         is_id = all(type(value) in (str, int) and 0 < len(str(value)) <= _MAX_ID_CHARS for value in values)
-        if is_id and len(values) == len(rows) and len(set(map(str, values))) == len(values):
-            return path, f"in every row read, and no value stands twice ({len(rows):,} rows)"
+        if not is_id or len(values) < len(rows):
+            continue
+        if len(set(map(str, values))) == len(values):
+            return path, f"in every row read, and no value stands twice ({counted(len(rows), 'row')})"
+        repeated = repeated or path
     if rows and all(row.format in _WITH_IDS for row in rows):
         return "id", "made by the reader, of the name of the file or the key of the sample"
-    return None, "made of the file and the place in the file, because no field of every row looks like an id"
+    why = (
+        "no field of every row looks like an id" if repeated is None else f"values of {printable(repeated)} stand twice"
+    )
+    if not rows:
+        return None, "no row could be read"
+    return None, f"made of the file and the place in the file, because {why}"
 
 
 def _is_id_name(path: str) -> bool:
@@ -308,7 +370,7 @@ def _guess_text(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: s
     talks = [path for path, values in columns.items() if _are_conversations(values, num_rows)]
     if talks:
         path = min(talks, key=lambda path: (path.count("."), _last(path) != "messages"))
-        return FieldMapping(id_field, messages=path), "lists of messages with role and content"
+        return FieldMapping(id_field, messages=path), "lists of messages"
     texts = _texts(columns, num_rows, id_field)
     if "text" in texts:
         return FieldMapping(id_field), "the usual name"
@@ -317,13 +379,23 @@ def _guess_text(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: s
         answers = (answer,) if all(not value.isspace() and value for value in texts[answer]) else ()
         reason = f"{name_some(prompts)} {'is' if len(prompts) == 1 else 'are'} the prompt, and {answer} is the answer"
         return FieldMapping(id_field, text_field=pair, answer=answers), reason
-    for name in _TEXT_NAMES:
-        if (usual := next((path for path in texts if _last(path) == name), None)) is not None:
-            return FieldMapping(id_field, text_field=usual), "a usual name"
+    for usual_texts in (texts, _texts(columns, num_rows, id_field, _USUAL_SHARE)):
+        for name in _TEXT_NAMES:
+            # A string of an array has the name of the array, which says little about a single string.
+            usual = next((path for path in usual_texts if _last(path) == name and _are_plain(columns[path])), None)
+            if usual is not None:
+                return FieldMapping(id_field, text_field=usual), "the usual name" if usual == "text" else "a usual name"
+    if not num_rows:
+        return FieldMapping(id_field), "no row could be read"
     if not texts:
         return FieldMapping(id_field), "no field is a string in every row: name the field with --text-field"
     longest = max(texts, key=lambda path: sum(map(len, texts[path])))
-    return FieldMapping(id_field, text_field=longest), "the longest strings"
+    reason = "the longest strings" if longest in columns else "the first string of each array"
+    return FieldMapping(id_field, text_field=longest), reason
+
+
+def _are_plain(values: Sequence[Any]) -> bool:
+    return not any(type(value) is list for value in values)
 
 
 def _guess_tokens(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: str | None) -> FieldMapping | None:
@@ -362,15 +434,19 @@ def _are_conversations(values: Sequence[Any], num_rows: int) -> bool:
     return 2 * answered > len(values)
 
 
-def _texts(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: str | None) -> dict[str, list[str]]:
-    """Return path -> strings, for the fields that every row has, as a string or null."""
+def _texts(
+    columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: str | None, share: float = 1.0
+) -> dict[str, list[str]]:
+    """Return path -> strings, for the fields that at least this share of the rows has, as a string or null."""
     texts = {}
     for path, values in columns.items():
-        if path == id_field or len(values) < num_rows:
+        if path == id_field or len(values) < share * num_rows:
             continue
-        if any(type(value) is list and len(value) > 1 for value in values):
+        if any(type(value) is list and len(value) > 1 for value in values) or _have_texts(values):
             # Several answers of an array: the first answer is the text.
             path, values = f"{path}.0", [value[0] if type(value) is list and value else None for value in values]
+        if any(type(value) is dict for value in values):
+            path, values = f"{path}.text", [value.get("text") if type(value) is dict else value for value in values]
         strings = [single(value) for value in values]
         if all(type(value) is str or value in (None, []) for value in strings):
             plain = [value if type(value) is str else "" for value in strings]
@@ -379,12 +455,29 @@ def _texts(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: str | 
     return texts
 
 
+def _have_texts(values: Sequence[Any]) -> bool:
+    """Return whether values are arrays of objects with a text, such as the answers of SQuAD."""
+    lists = [value for value in values if type(value) is list and value]
+    return bool(lists) and all(type(value[0]) is dict and type(value[0].get("text")) is str for value in lists)
+
+
 def _prompt_and_answer(texts: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """Return the paths of the prompt and then of the answer, or nothing."""
-    names = {_last(path.removesuffix(".0")): path for path in reversed(list(texts))}
+    names = {_name_of(path): path for path in reversed(list(texts))}
     answer = next((names[name] for name in _ANSWER_NAMES if name in names), None)
     prompts = [names[name] for name in _PROMPT_NAMES if name in names]
     return (*prompts, answer) if answer is not None and prompts else ()
+
+
+def _name_of(path: str) -> str:
+    """Return the last name of a path that says what the string is.
+
+    >>> _name_of("output.0"), _name_of("answers.text.0"), _name_of("answers.0.text"), _name_of("meta.text")
+    ('output', 'answers', 'answers', 'text')
+    """
+    path = path.replace(".0", "")
+    above = _last(path.rpartition(".")[0])
+    return above if _last(path) == "text" and above in _ANSWER_NAMES else _last(path)
 
 
 # -------------------------------------------------------------------------------------------------------------- skill
@@ -410,7 +503,7 @@ def _guess_skill(
     if of_file is not None:
         return of_file
     strings = [path for path in labels if all(type(single(value)) is str for value in columns[path])]
-    usual = [path for path in strings if not set(_LETTERS.findall(path.lower())) & set(_NEVER_SKILLS)]
+    usual = [path for path in strings if not set(_words_of(path)) & set(_NEVER_SKILLS)]
     if usual:
         path = min(usual, key=lambda path: (labels[path], path.count(".")))
         return path, f"{labels[path]:,} values in the rows read"
@@ -431,8 +524,17 @@ def _labels(values: Sequence[Any]) -> list[str] | None:
 
 
 def _skill_rank(path: str) -> int:
-    words = _LETTERS.findall(_last(path))
+    words = _words_of(path.rpartition(".")[2])
     return _SKILL_NAMES.index(words[-1]) if words and words[-1] in _SKILL_NAMES else len(_SKILL_NAMES)
+
+
+def _words_of(path: str) -> list[str]:
+    """Return the words of the names in a path, in small letters.
+
+    >>> _words_of("meta.answerKey"), _words_of("pile_set_name"), _words_of("WARC-Identified-Content-Language")
+    (['meta', 'answer', 'key'], ['pile', 'set', 'name'], ['warc', 'identified', 'content', 'language'])
+    """
+    return [word.lower() for word in _WORDS.findall(path)]
 
 
 def _skill_of_files(files: Sequence[str]) -> tuple[str, str] | None:

@@ -15,12 +15,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from skillshard import canonical, places
 from skillshard.corpus.bad_rows import DEFAULT_SHARE, proposed_share
-from skillshard.corpus.contents import open_text
+from skillshard.corpus.contents import is_utf16, open_text
 from skillshard.corpus.corpus_list import is_corpus_file
-from skillshard.corpus.documents import holds_documents
 from skillshard.corpus.files import Corpus
-from skillshard.corpus.formats import DEFAULT_LAYOUT, CorpusFile, FileLayout, suffix_of
-from skillshard.corpus.guess import Guess, Row, array_of_rows, delimiter_of, fields_of, guess, options_of, shell_line
+from skillshard.corpus.formats import DEFAULT_LAYOUT, CorpusFile, FileLayout, base_suffix, suffix_of
+from skillshard.corpus.guess import (
+    Guess,
+    Row,
+    delimiter_of,
+    fields_of,
+    guess,
+    lacks_header,
+    options_of,
+    path_of_rows,
+    shell_line,
+)
 from skillshard.corpus.mapping import CorpusReading
 from skillshard.corpus.partitions import Partition
 from skillshard.corpus.reader import read_partition
@@ -116,11 +125,13 @@ def peek(listed: Sequence[str], *, layout: FileLayout = DEFAULT_LAYOUT) -> PeekF
     """
     corpus, layout = _opened(listed, layout)
     look = _look(corpus)
-    changed = _proposed_layout(look, corpus, layout)
-    if changed != layout:
-        layout = changed
-        corpus = Corpus.open(listed, layout=layout)
-        look = _look(corpus)
+    # Only a file in the right encoding and with the right delimiter shows whether the first line is a header.
+    for propose in (_proposed_encoding, _proposed_layout, _proposed_header):
+        changed = propose(look, corpus, layout)
+        if changed != layout:
+            layout = changed
+            corpus = Corpus.open(listed, layout=layout)
+            look = _look(corpus)
     guessed = _guess(look, corpus)
     reading = corpus.reading() if corpus.mappings is not None else CorpusReading({"": guessed.fields})
     problems = _problems(look.read, reading)
@@ -218,6 +229,32 @@ def _look(corpus: Corpus) -> _Look:
     return look
 
 
+def _proposed_encoding(look: _Look, corpus: Corpus, layout: FileLayout) -> FileLayout:
+    """Return the layout with the encoding UTF-16, if a file of text begins with the mark of UTF-16."""
+    texts = [file for file in look.read if file.format in ("csv", "tsv", "text")]
+    if corpus.mappings is None and layout.is_utf8 and any(is_utf16(_first_part(file)) for file in texts):
+        return replace(layout, encoding="utf-16")
+    return layout
+
+
+def _proposed_header(look: _Look, corpus: Corpus, layout: FileLayout) -> FileLayout:
+    """Return the layout with names for the columns, if the first line of every table that was read is rather a row."""
+    tables = [file.name for file in look.read if file.format in ("csv", "tsv")]
+    if corpus.mappings is not None or layout.header is not None or not tables:
+        return layout
+    num_columns = set()
+    for name in tables:
+        rows = [row.values for row in look.rows if row.file == name]
+        # A row has no field for a cell that is missing, and the longest row has all names.
+        names = list(max(rows, key=len, default={}))
+        if not lacks_header(names, rows):
+            return layout
+        num_columns.add(len(names))
+    if len(num_columns) > 1:
+        return layout
+    return replace(layout, header=tuple(f"column_{number}" for number in range(1, num_columns.pop() + 1)))
+
+
 def _proposed_layout(look: _Look, corpus: Corpus, layout: FileLayout) -> FileLayout:
     """Return the layout with the path of the rows and the delimiter, where the first rows show them."""
     if corpus.mappings is not None:  # a corpus file names the layouts
@@ -239,10 +276,13 @@ def _first_line(file: CorpusFile) -> str:
 def _path_of_rows(look: _Look) -> str | None:
     """Return the path of the rows, if every file that was read is one JSON object with an array of objects inside, otherwise None."""
     counts = Counter(row.file for row in look.rows)
-    is_single = all(file.format == "jsonl" and counts[file.name] == 1 and file.name in look.whole for file in look.read)
-    if not is_single or not all(holds_documents(_first_part(file)) for file in look.read):
+    is_single = all(
+        base_suffix(file.name) == ".json" and counts[file.name] == 1 and file.name in look.whole for file in look.read
+    )
+    # An object with a text is rather a sample itself. The whole object may stand on one line, like a line of JSON.
+    if not is_single or any("text" in row.values for row in look.rows):
         return None
-    paths = {array_of_rows(row.values) for row in look.rows}
+    paths = {path_of_rows(row.values) for row in look.rows}
     return paths.pop() if len(paths) == 1 else None
 
 
@@ -275,9 +315,10 @@ def _command(
     if has_fields:
         words += options_of(guessed.fields)
     words += ["--skills", "auto"] if guessed.skill is None else ["--field", guessed.skill]
-    if num_bad:
+    # Without a good row, setting all rows aside would leave nothing, and the fault needs another remedy.
+    if num_bad and num_rows:
         words += ["--on-bad-sample", "set-aside"]
-    if num_bad > DEFAULT_SHARE * num_rows:
+    if num_bad > DEFAULT_SHARE * num_rows > 0:
         words += ["--max-set-aside", f"{proposed_share(num_bad, num_rows):g}"]
     return shell_line([*words, "--out", "tags"])
 

@@ -12,7 +12,7 @@ from skillshard import storage
 from skillshard.corpus import lines
 from skillshard.corpus.columns import MetaField, SampleColumns
 from skillshard.corpus.delimited import lines_of_records, read_delimited
-from skillshard.corpus.documents import holds_documents, lines_of_rows, read_documents
+from skillshard.corpus.documents import FIELDS_PREFIX, holds_documents, lines_of_rows, read_documents
 from skillshard.corpus.formats import Format
 from skillshard.corpus.line_columns import LineColumns
 from skillshard.corpus.lines import read_lines
@@ -113,19 +113,26 @@ class PartitionReader:
                 and (before is None or is_by_columns(before))
             ):
                 hasher = TableDigest()
-            for block in self._blocks(stretch, hasher):
+            by_fields = (
+                _has_rows_inside(stretch)
+                and stretch.num_rows is None
+                and (before is None or before.startswith(FIELDS_PREFIX))
+            )
+            for block in self._blocks(stretch, hasher, by_fields):
                 self._num_rows += block.num_rows if isinstance(block, SampleColumns) else len(block)
                 yield block
-            self._digests.append(hasher.hexdigest())
+            self._digests.append((FIELDS_PREFIX if by_fields else "") + hasher.hexdigest())
         self._finished = True
 
-    def _blocks(self, stretch: Stretch, hasher: xxhash.xxh3_128 | TableDigest) -> Iterator[Any]:
+    def _blocks(self, stretch: Stretch, hasher: xxhash.xxh3_128 | TableDigest, by_fields: bool) -> Iterator[Any]:
         _refuse_changed(stretch)
         fields = self._reading.rows_of(stretch.name)
         folder_fields = hive_fields(stretch.name)
         options = {} if stretch.num_rows is not None or folder_fields else self._column_options(stretch, fields)
         if isinstance(hasher, TableDigest):
             options["digest"] = hasher
+        if _has_rows_inside(stretch):
+            options["hash_fields"] = by_fields
         blocks = _reader_of(stretch)(
             stretch,
             fields=fields,
@@ -168,7 +175,7 @@ class PartitionReader:
         """Return the digest of the rows of each stretch, rejected rows included: xxh3, 128 bits, in hexadecimal digits.
 
         Equal rows of the same format have equal digests. JSONL hashes the decompressed bytes of the lines. Parquet and Arrow hash the
-        columns (table_digest.py), and other formats the values of the rows. A stretch that is read up to a certain row always hashes the values of the rows.
+        columns (table_digest.py), JSON documents the bytes of the rows and the fields beside the rows, and other formats the values of the rows. A stretch that is read up to a certain row always hashes the values of the rows.
 
         Raises:
             CorpusError: Not all rows have been read.
@@ -245,6 +252,11 @@ def line_numbers(stretch: Stretch, rows: Collection[int], *, max_sample_bytes: i
         return {row: line for row, line in numbers if row in rows}
     before = rows_before(stretch) if stretch.format in ("parquet", "arrow", "arrow-stream") else 0
     return {row: before + row + 1 for row in rows}
+
+
+def _has_rows_inside(stretch: Stretch) -> bool:
+    """Return whether a stretch is of JSON documents with fields beside the rows."""
+    return stretch.format == "jsonl" and stretch.layout.rows is not None
 
 
 def _reader_of(stretch: Stretch) -> Callable[..., Iterator[Any]]:

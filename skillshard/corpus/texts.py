@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import xxhash
 
-from skillshard.corpus.contents import BOM, cut_off, end_of, not_as_named, open_text
+from skillshard.corpus.contents import BOM, cut_off, encoding_hint, end_of, not_as_named, open_text
 from skillshard.corpus.lines import LineCounter, blocks, line_limit_of
 from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.paths import is_of_file
@@ -118,5 +118,4 @@ def _decoded(data: bytes, stretch: Stretch) -> str:
     except UnicodeDecodeError as error:
         encoding = "UTF-8" if stretch.layout.is_utf8 else stretch.layout.encoding
         where = f"byte 0x{data[error.start]:02x} at {error.start:,}"
-        hint = ". Give the encoding of the file with `encoding`" if stretch.layout.is_utf8 else ""
-        raise BadRecord("invalid-utf8", f"not valid {encoding} ({where}){hint}") from error
+        raise BadRecord("invalid-utf8", f"not valid {encoding} ({where}){encoding_hint(stretch.layout)}") from error

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 
+from skillshard.corpus.formats import SUFFIXES
 from skillshard.corpus.peek import FILE_BYTES, FILE_ROWS, PeekFacts
 from skillshard.corpus.sample import unit_of
 from skillshard.corpus.selection import describe_left_out
@@ -11,6 +12,7 @@ from skillshard.printable import counted, size_in_words
 from skillshard.report.text import print_line, print_table
 
 _SHOWN_PROBLEMS = 20
+_SHOWN_FIELDS = 60  # a JSON object may have a field for each of thousands of rows
 
 
 def show_peek(facts: PeekFacts, translated: Callable[[str], str]) -> None:
@@ -24,15 +26,23 @@ def show_peek(facts: PeekFacts, translated: Callable[[str], str]) -> None:
     print_line(f"{counted(facts.num_files, 'file')}, {size_in_words(facts.num_bytes)}: {suffixes}")
     if facts.left_out:
         print_line(f"left out: {describe_left_out(facts.left_out)}")
+        num_texts = sum(number for kind, number in facts.left_out.items() if SUFFIXES.get(kind) == "text")
+        if num_texts > facts.num_files:
+            print_line(
+                f"{counted(num_texts, 'file')} of text or code left out: --text-files whole reads each of these files as a sample"
+            )
     print_line(
         f"read: {counted(facts.num_rows, 'row')} from the beginning of {counted(len(facts.read), 'file')} ({name_some(facts.read, 8)}); "
         f"at most {FILE_ROWS:,} rows and {FILE_BYTES >> 20} MiB of a file"
     )
     rows = [
         (field.path, " or ".join(field.types[:2]), f"{field.num_rows:,}", f"{field.num_values:,}", field.example)
-        for field in facts.fields
+        for field in facts.fields[:_SHOWN_FIELDS]
     ]
-    print_table(("field", "type", "rows", "values", "example"), rows)
+    if rows:
+        print_table(("field", "type", "rows", "values", "example"), rows)
+    if len(facts.fields) > _SHOWN_FIELDS:
+        print_line(f"and {len(facts.fields) - _SHOWN_FIELDS:,} other fields")
     for name, choice in (("id", facts.id), ("text", facts.text), ("skill", facts.skill)):
         print_line(f"{name}: {choice}")
     if facts.num_problems:

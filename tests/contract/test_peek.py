@@ -8,6 +8,8 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from skillshard.corpus import Corpus
@@ -85,6 +87,96 @@ def test_the_printed_command_tags_other_formats(
     assert option in words
     works(*words, "--workers", 1)
     assert {skill.name for skill in Tags.open("tags").manifest.skills} == {"law", "garden"}
+
+
+def write_utf16(folder: Path) -> None:
+    table = "".join(f"Text é {number},{('law', 'garden')[number % 2]}\n" for number in range(NUM_ROWS))
+    (folder / "0.csv").write_text(f"text,topic\n{table}", encoding="utf-16")
+
+
+def write_without_header(folder: Path) -> None:
+    for name in ("law", "garden"):
+        rows = "".join(
+            f'"Question {number} of {name}, please?",no,yes,{"AB"[number % 2]}\n' for number in range(NUM_ROWS)
+        )
+        (folder / f"{name}.csv").write_text(rows)
+
+
+def write_nested_questions(folder: Path) -> None:
+    articles = [
+        {
+            "title": name,
+            "paragraphs": [
+                {
+                    "context": f"About {name} {place}.",
+                    "qas": [
+                        {"id": f"{name}-{place}-{number}", "question": f"Which {number}?", "answers": [{"text": "x"}]}
+                        for number in range(3)
+                    ],
+                }
+                for place in range(4)
+            ],
+        }
+        for name in ("law", "garden")
+    ]
+    (folder / "train.json").write_text(json.dumps({"version": "1.1", "data": articles}))
+
+
+def write_some_binary(folder: Path) -> None:
+    rows = [
+        {
+            "hash": f"{number:040x}",
+            "content": b"x = 1 # " + bytes([0 if number == 7 else 65]),
+            "lang": ("law", "garden")[number % 2],
+        }
+        for number in range(40)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "0.parquet")
+
+
+@pytest.mark.parametrize(
+    ("write", "option", "num_tagged"),
+    [
+        (write_utf16, "utf-16", NUM_ROWS),
+        (write_without_header, "column_1,column_2,column_3,column_4", 2 * NUM_ROWS),
+        (write_nested_questions, "data.paragraphs.qas", 24),
+        (write_some_binary, "content", 39),
+    ],
+)
+def test_the_printed_command_reads_every_usable_row_of_files_that_need_an_option(
+    write: Callable[[Path], None], option: str, num_tagged: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "C").mkdir()
+    write(tmp_path / "C")
+    monkeypatch.chdir(tmp_path)
+    words = printed_command("C")
+    assert option in words
+    works(*words, "--workers", 1)
+    manifest = Tags.open("tags").manifest
+    assert {skill.name for skill in manifest.skills} == {"law", "garden"} and manifest.num_tagged == num_tagged
+
+
+def test_rows_that_cannot_be_read_are_never_set_aside_as_a_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"text,topic\n" + 20 * "é,law\n".encode("cp1252"))
+    shown = works("peek", tmp_path)
+    assert "text: text (no row could be read)" in shown and "--encoding, such as cp1252" in shown
+    assert "--on-bad-sample" not in printed_command(tmp_path)
+    assert "field   type" not in shown  # no table without fields
+
+
+def test_text_files_beside_few_rows_and_a_long_object_are_told(tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text(json.dumps({f"field{number}": {"text": "x"} for number in range(200)}))
+    for number in range(3):
+        (tmp_path / f"{number}.py").write_text("x = 1")
+    shown = works("peek", tmp_path)
+    assert "3 files of text or code left out: --text-files whole reads each" in shown
+    assert "and 140 other fields" in shown and "field60" not in shown
+
+
+def test_files_without_a_suffix_are_read_if_they_are_named(tmp_path: Path) -> None:
+    (tmp_path / "wiki_00").write_text("A text.")
+    assert "A file without a suffix is read only if the file itself is named" in fails("peek", tmp_path)
+    assert "text: text (the usual name)" in works("peek", tmp_path / "wiki_00")
 
 
 def test_all_bad_rows_are_named_with_file_and_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,7 +260,10 @@ def test_a_column_without_a_name_is_named_by_its_number(tmp_path: Path) -> None:
             "a.csv line 2: not valid CSV (',' expected after '\"'); if the quotes of the file are",
         ),
         (b'id,text\n1,"a\nb",c\n2,c\n', "a.csv line 2: expected 2 fields (id, text), got 3."),
-        (b'"id",text\n1,"\xffa"\n2,c\n', "a.csv line 2: not valid utf-8."),
+        (
+            b'"id",text\n1,"\xffa"\n2,c\n',
+            "a.csv line 2: not valid utf-8. Give the encoding of the file with `encoding`, such as cp1252.",
+        ),
         (b"id,text\n1,\n2,c\n", "a.csv line 2: the text in 'text' is empty or only white space."),
         (b"id,body\n1,x\n", "a.csv line 2: no field 'text' for the text; the row has body."),
     ],
@@ -390,7 +393,7 @@ def test_a_blank_text_file_is_no_sample_and_is_counted(tmp_path: Path) -> None:
 
 def test_bad_text_files_say_why(tmp_path: Path) -> None:
     assert sentences(items_in(tmp_path, "a.txt", b"caf\xe9")) == [
-        f"a.txt: not valid UTF-8 (byte 0xe9 at 3). Give the encoding of the file with `encoding`. Mend the line, or {SET_ASIDE}"
+        f"a.txt: not valid UTF-8 (byte 0xe9 at 3). Give the encoding of the file with `encoding`, such as cp1252. Mend the line, or {SET_ASIDE}"
     ]
     assert items_in(tmp_path, "a.txt", b"caf\xe9", layout=FileLayout(encoding="latin-1")) == [
         Sample("a.txt", "café", {})

@@ -210,7 +210,7 @@ def test_tags_of_an_earlier_version_are_read_and_a_changed_table_is_found(corpus
 
 def test_tags_with_digests_in_two_forms_are_not_paired(corpus: Corpus, tmp_path: Path) -> None:
     older, newer = tagged(corpus, tmp_path / "older", by_rows=True), tagged(corpus, tmp_path / "newer")
-    with pytest.raises(TagsError, match="digests of tables in two forms"):
+    with pytest.raises(TagsError, match="digests of rows in two forms"):
         compare(newer, older.folder)
-    with pytest.raises(TagsError, match="digests of tables in two forms"):
+    with pytest.raises(TagsError, match="digests of rows in two forms"):
         regroup_tags([older.folder, newer.folder], tmp_path / "crossed", backend=HERE)

@@ -56,6 +56,53 @@ def words(number: int) -> str:
         (numbered(id=str, text=words, meta=lambda number: {"category": topic(number)}), [], "meta.category"),
         (numbered(id=str, text=words, created=topic), [], None),  # a time is no skill
         (numbered(id=str, text=words, topic=lambda number: topic(number) if number else None), [], None),
+        # SQuAD as a table, and as rows of the JSON document: the name of an array is the name of its strings.
+        (
+            numbered(
+                id=str,
+                title=topic,
+                context=words,
+                question=str,
+                answers=lambda number: {"text": [str(number)], "start": [number]},
+            ),
+            [
+                "--text-field",
+                "context",
+                "--text-field",
+                "question",
+                "--text-field",
+                "answers.text",
+                "--answer",
+                "answers.text",
+            ],
+            "title",
+        ),
+        (
+            numbered(
+                id=str, context=words, question=str, answers=lambda number: [{"text": str(number), "start": number}]
+            ),
+            [
+                "--text-field",
+                "context",
+                "--text-field",
+                "question",
+                "--text-field",
+                "answers.0.text",
+                "--answer",
+                "answers.0.text",
+            ],
+            None,
+        ),
+        (
+            numbered(id=str, url=str, data=lambda number: {"text": [words(number), words(number)]}),
+            ["--text-field", "data.text.0"],
+            None,
+        ),
+        (
+            numbered(id=str, stem=words, answerKey=lambda number: "ABCD"[number % 4]),
+            ["--text-field", "stem"],
+            None,
+        ),  # an answer is no skill
     ],
 )
 def test_the_fields_are_guessed_from_names_and_values(
@@ -81,6 +128,18 @@ def test_folders_and_names_of_files_are_skills_if_no_field_is(files: list[str], 
     assert guess(numbered(id=str, text=words), files).skill == skill
 
 
+def test_a_text_of_a_usual_name_may_lack_in_some_rows() -> None:
+    mostly = rows(*({"hash": f"{number:064d}", **({"content": "x = 1"} if number else {})} for number in range(20)))
+    assert guess(mostly, ["a.parquet"]).fields.text_field == ("content",)
+    seldom = rows(*({"hash": f"{number:064d}", **({"content": "x = 1"} if number % 2 else {})} for number in range(20)))
+    assert guess(seldom, ["a.parquet"]).fields.text_field == ("hash",)
+
+
+def test_the_reason_of_an_id_says_that_values_stand_twice() -> None:
+    assert "values of id stand twice" in guess(numbered(id=topic, text=words), ["a.jsonl"]).id_reason
+    assert "no field of every row looks like an id" in guess(numbered(text=words), ["a.jsonl"]).id_reason
+
+
 def test_known_fields_are_not_guessed() -> None:
     known = FieldMapping(id_field=None, text_field="topic")
     guessed = guess(numbered(id=str, text=words, topic=topic, kind=topic), ["a.jsonl"], known)
@@ -89,7 +148,8 @@ def test_known_fields_are_not_guessed() -> None:
 
 def test_a_corpus_without_rows_has_a_guess() -> None:
     guessed = guess([], [])
-    assert guessed.skill is None and "--text-field" in guessed.text_reason
+    assert guessed.skill is None
+    assert guessed.id_reason == guessed.text_reason == guessed.skill_reason == "no row could be read"
 
 
 def test_fields_show_types_values_and_an_example_without_control_characters() -> None:
