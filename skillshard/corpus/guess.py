@@ -374,8 +374,9 @@ def _guess_text(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: s
     texts = _texts(columns, num_rows, id_field)
     if "text" in texts:
         return FieldMapping(id_field), "the usual name"
-    if pair := _prompt_and_answer(texts):
-        *prompts, answer = pair
+    pair, prompts = _prompt_and_answer(texts)
+    if pair:
+        answer = pair[-1]
         answers = (answer,) if all(not value.isspace() and value for value in texts[answer]) else ()
         reason = f"{name_some(prompts)} {'is' if len(prompts) == 1 else 'are'} the prompt, and {answer} is the answer"
         return FieldMapping(id_field, text_field=pair, answer=answers), reason
@@ -387,6 +388,8 @@ def _guess_text(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: s
                 return FieldMapping(id_field, text_field=usual), "the usual name" if usual == "text" else "a usual name"
     if not num_rows:
         return FieldMapping(id_field), "no row could be read"
+    if len(prompts) > 1:
+        return FieldMapping(id_field, text_field=prompts), f"{name_some(prompts)} are usual names of a prompt"
     if not texts:
         return FieldMapping(id_field), "no field is a string in every row: name the field with --text-field"
     longest = max(texts, key=lambda path: sum(map(len, texts[path])))
@@ -443,6 +446,8 @@ def _texts(
         if path == id_field or len(values) < share * num_rows:
             continue
         if any(type(value) is list and len(value) > 1 for value in values) or _have_texts(values):
+            if any(value == [] for value in values):
+                continue  # a row without a first string has no such field
             # Several answers of an array: the first answer is the text.
             path, values = f"{path}.0", [value[0] if type(value) is list and value else None for value in values]
         if any(type(value) is dict for value in values):
@@ -461,12 +466,12 @@ def _have_texts(values: Sequence[Any]) -> bool:
     return bool(lists) and all(type(value[0]) is dict and type(value[0].get("text")) is str for value in lists)
 
 
-def _prompt_and_answer(texts: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Return the paths of the prompt and then of the answer, or nothing."""
+def _prompt_and_answer(texts: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the paths of the prompt and then of the answer, or nothing, and the paths of the prompt alone."""
     names = {_name_of(path): path for path in reversed(list(texts))}
     answer = next((names[name] for name in _ANSWER_NAMES if name in names), None)
-    prompts = [names[name] for name in _PROMPT_NAMES if name in names]
-    return (*prompts, answer) if answer is not None and prompts else ()
+    prompts = tuple(names[name] for name in _PROMPT_NAMES if name in names)
+    return (*prompts, answer) if answer is not None and prompts else (), prompts
 
 
 def _name_of(path: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from skillshard.corpus.formats import FileLayout
-from skillshard.corpus.messages import ANSWERING_ROLE, render_messages
+from skillshard.corpus.messages import ANSWERING_ROLE, render_messages, roles_of
 from skillshard.corpus.paths import (
     MISSING,
     Step,
@@ -466,7 +466,7 @@ class RowFields:
             if not spans:
                 raise BadRecord(
                     "empty-text",
-                    f"the messages in {mapping.messages!r} have no answer of the {ANSWERING_ROLE}",
+                    f"the messages in {mapping.messages!r} have no answer of the {ANSWERING_ROLE}; the roles are {name_some(roles_of(value)) or 'none, because the array is empty'}",
                     sample_id,
                     mapping.messages,
                 )

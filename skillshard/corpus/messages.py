@@ -16,8 +16,8 @@ ANSWERING_ROLE = "assistant"
 """Role of the messages that are answers."""
 _KEYS = (("role", "content"), ("from", "value"))
 """Keys of the role and of the content, in the two styles of messages."""
-_ROLES = {"human": "user", "gpt": ANSWERING_ROLE}
-"""Role in the style of ShareGPT -> role."""
+_ROLES = {"human": "user"} | dict.fromkeys(("gpt", "chatgpt", "bing", "bard"), ANSWERING_ROLE)
+"""Role in the style of ShareGPT -> role. The published conversations also name the model that answers."""
 
 
 def is_message(value: Any) -> bool:
@@ -50,6 +50,15 @@ def plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
         return dict(message)
     rest = {key: value for key, value in message.items() if key not in (role_key, content_key)}
     return {"role": _role_of(role_key, message[role_key]), "content": message[content_key], **rest}
+
+
+def roles_of(messages: Any) -> list[str]:
+    """Return the different roles of a list of messages, in the order of their first messages.
+
+    >>> roles_of([{"from": "human", "value": "1+1?"}, {"from": "tool", "value": "2"}, {"from": "human", "value": "Thanks."}])
+    ['user', 'tool']
+    """
+    return list(dict.fromkeys(_role_of(key, message[key]) for message in messages for key, _ in [_keys_of(message)]))
 
 
 def _keys_of(message: Mapping[str, Any]) -> tuple[str, str]:

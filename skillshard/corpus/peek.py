@@ -246,7 +246,7 @@ def _proposed_header(look: _Look, corpus: Corpus, layout: FileLayout) -> FileLay
     for name in tables:
         rows = [row.values for row in look.rows if row.file == name]
         # A row has no field for a cell that is missing, and the longest row has all names.
-        names = list(max(rows, key=len, default={}))
+        names = max(map(list, rows), key=len, default=[])
         if not lacks_header(names, rows):
             return layout
         num_columns.add(len(names))

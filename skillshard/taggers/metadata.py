@@ -57,12 +57,10 @@ class Metadata:
         values = []
         for field in self.fields:
             value = lookup(sample, field)
-            if value is MISSING or value is None or value == "":
-                return Untagged(
-                    "missing-field",
-                    f"field {field!r} is missing or empty{unknown(field, sample.meta)}",
-                    field,
-                )
+            if value is MISSING:
+                return Untagged("missing-field", f"field {field!r} is missing{unknown(field, sample.meta)}", field)
+            if value is None or value == "":
+                return Untagged("missing-field", f"field {field!r} is {'empty' if value == '' else 'null'}", field)
             if not isinstance(value, (str, int)):
                 return Untagged(
                     "wrong-type",

@@ -77,7 +77,7 @@ BAD = {
         with_record(meta={"number": 1}),
         "a.jsonl line 3",
         "missing-field",
-        "field 'meta.skill' is missing or empty; the row has number",
+        "field 'meta.skill' is missing; the row has number",
         "name another field with --field",
     ),
     "a skill that is a list": Bad(

@@ -203,7 +203,9 @@ def test_beside_a_corpus_with_answers_the_whole_text_of_another_corpus_is_an_ans
             "wrong-type",
             "the part 'm.0.content.0' must be an object with the type 'text' and a text: other parts, such as images, are not read",
         ),
-        ({"m": CHAT[:2]}, {"messages": "m"}, "empty-text", "the messages in 'm' have no answer of the assistant"),
+        ({"m": CHAT[:2]}, {"messages": "m"}, "empty-text", "the messages in 'm' have no answer of the assistant; the roles are system, user"),
+        ({"m": [{"from": "narrator", "value": "x"}]}, {"messages": "m"}, "empty-text", "the messages in 'm' have no answer of the assistant; the roles are narrator"),
+        ({"m": []}, {"messages": "m"}, "empty-text", "the messages in 'm' have no answer of the assistant; the roles are none, because the array is empty"),
         ({"text": "hi"}, {"id_field": "uid"}, "missing-field", "no field 'uid' for the id; the row has text. Where rows have no ids, `id_field=None` makes ids of the file and the row"),
     ],
 )  # fmt: skip

@@ -255,7 +255,7 @@ def test_columns_that_are_left_out_are_said_with_their_type_and_number_of_rows(t
 def test_a_field_without_a_form_is_named_with_file_and_column(tmp_path: Path) -> None:
     assert write_table(table_of(pa.array([1], pa.duration("s"))), tmp_path / "a.parquet")
     for option, says in (
-        ("--field", "field 'x' is missing or empty"),
+        ("--field", "field 'x' is missing"),
         ("--text-field", "column 'x' of type duration[s]"),
     ):
         options = (option, "x") if option == "--field" else (option, "x", "--field", "cat")

@@ -56,6 +56,11 @@ def words(number: int) -> str:
         (numbered(id=str, text=words, meta=lambda number: {"category": topic(number)}), [], "meta.category"),
         (numbered(id=str, text=words, created=topic), [], None),  # a time is no skill
         (numbered(id=str, text=words, topic=lambda number: topic(number) if number else None), [], None),
+        (  # a question without an answer
+            numbered(id=str, context=words, question=str, answers=lambda number: [{"text": "x"}] if number else []),
+            ["--text-field", "context", "--text-field", "question"],
+            None,
+        ),
         # SQuAD as a table, and as rows of the JSON document: the name of an array is the name of its strings.
         (
             numbered(
