@@ -47,7 +47,7 @@ def needed(*extras: str, what: str) -> None:
     Example:
         >>> needed("torch", what="A DataLoader")
     """
-    missing = [extra for extra in extras if not all(map(_is_installed, MODULES[extra]))]
+    missing = [extra for extra in extras if not all(map(is_installed, MODULES[extra]))]
     if missing:
         quoted = " and ".join(f"'{extra}'" for extra in missing)
         raise ExtraError(
@@ -55,7 +55,8 @@ def needed(*extras: str, what: str) -> None:
         )
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Return whether a module can be imported, without an import."""
     # First, because find_spec raises ValueError for a module that was imported without a spec. An entry None blocks a module.
     if sys.modules.get(module) is not None:
         return True

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from skillshard.mixing.ledger import RoundRecord, RunRecord
-from skillshard.mixing.order import ENDLESS, draw_weights, fixed_point, interleave, limited_quotas
+from skillshard.mixing.order import ENDLESS, SCALE_BITS, draw_weights, fixed_point, interleave, limited_quotas
 
 
 def available_draws(
@@ -56,6 +56,25 @@ def drawn_at(run: RunRecord, record: RoundRecord, draw: int) -> list[int]:
         skill, _ = interleave(np.array(counts), "round", run.seed, record.round)
         counts = np.bincount(skill[:seen], minlength=len(counts)).tolist()
     return list(map(operator.add, record.drawn_before, counts))
+
+
+def intended_at(run: RunRecord, record: RoundRecord, previous: RoundRecord | None, draw: int) -> list[float]:
+    """Compute the draws of each skill that the weights ask for among the first `draw` draws of the stream.
+
+    Args:
+        run: Run of the ledger.
+        record: Round of the last of these draws, or an earlier round.
+        previous: Round before. None for round 0.
+        draw: Number of draws.
+    """
+    # A run begins without debts, also if it continues another run.
+    owed_before = np.zeros(len(run.skills)) if previous is None else np.array(previous.carry) / (1 << SCALE_BITS)
+    owed = np.array(record.carry) / (1 << SCALE_BITS)
+    asked = np.array(record.counts) + owed - owed_before
+    num_draws = min(draw - record.first_draw, record.num_draws)
+    share_of_round = num_draws / max(1, sum(record.counts))  # below 1 where the stream ends or another run continues
+    intended: list[float] = (np.array(record.drawn_before) + owed_before + asked * share_of_round).tolist()
+    return intended
 
 
 def in_unit(run: RunRecord, drawn: Sequence[int]) -> Sequence[int]:

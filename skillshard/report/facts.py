@@ -20,9 +20,8 @@ from skillshard.graph.statistics import Gain, Statistics, gains_of, statistics
 from skillshard.loss import LossKind
 from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms, reads_losses
 from skillshard.mixing.continuation import earlier_runs
-from skillshard.mixing.counts import in_unit
+from skillshard.mixing.counts import drawn_at, in_unit, intended_at
 from skillshard.mixing.ledger import DirectoryLedger, Lag, ObservationRecord, RoundRecord, RunRecord, skipped_by
-from skillshard.mixing.order import SCALE_BITS
 from skillshard.mixing.records import Records, open_records, resumes
 from skillshard.mixing.steering import steerings
 from skillshard.printable import printable
@@ -268,6 +267,11 @@ class RunSteering(BaseModel):
     def sentence(self) -> str:
         return f"steering {self.number}, from round {self.first_round:,} on: {self.action}, because {self.why}"
 
+    @property
+    def reason(self) -> str:
+        """The steering without its round: a history counts the rounds over all runs, and the ledger the rounds of its run."""
+        return f"steering {self.number}: {self.action}, because {self.why}"
+
 
 class RunFacts(_Facts):
     """The facts of the ledger of a run."""
@@ -290,7 +294,7 @@ class RunFacts(_Facts):
     steerings: list[RunSteering] = Field(description="steerings by hand, in their order")
     generation: int = Field(description="number of times that the run was resumed")
     policy: str
-    unit: str = Field(description="weights' unit: samples or tokens")
+    unit: str = Field(description="unit of the weights: samples, tokens or blocks")
     seed: int
     round_draws: int
     lag: Lag
@@ -480,7 +484,9 @@ def run_facts(ledger: DirectoryLedger) -> RunFacts:
     last = reports.get(num_observations - 1)
     return RunFacts(
         place=_shown(str(ledger)),
-        skills=[] if newest is None else _run_skills(run, newest, [rounds[number] for number in shown_rounds]),
+        skills=[]
+        if newest is None
+        else _run_skills(run, newest, rounds.get(num_rounds - 2), [rounds[number] for number in shown_rounds]),
         losses=_run_losses([reports[number] for number in shown_reports]),
         shown_rounds=shown_rounds,
         shown_reports=[reports[number].draw for number in shown_reports],
@@ -549,8 +555,12 @@ def _spread(num: int, newest: int) -> list[int]:
     return sorted({*evenly, *range(max(0, num - newest), num)})
 
 
-def _run_skills(run: RunRecord, newest: RoundRecord, shown: list[RoundRecord]) -> list[RunSkill]:
-    drawn = [before + count for before, count in zip(newest.drawn_before, newest.counts, strict=True)]
+def _run_skills(
+    run: RunRecord, newest: RoundRecord, previous: RoundRecord | None, shown: list[RoundRecord]
+) -> list[RunSkill]:
+    # The counts of a round may be of more draws than the stream has: with repeat="stop" it ends inside the round.
+    end = newest.first_draw + newest.num_draws
+    drawn, intended = drawn_at(run, newest, end), intended_at(run, newest, previous, end)
     tokens = in_unit(run, drawn)
     return [
         # The run records the number of samples of each skill at its start, so the shards are not needed.
@@ -559,7 +569,7 @@ def _run_skills(run: RunRecord, newest: RoundRecord, shown: list[RoundRecord]) -
             weight=newest.weights[number],
             weights=[record.weights[number] for record in shown],
             num_drawn=drawn[number],
-            intended=drawn[number] + newest.carry[number] / (1 << SCALE_BITS),
+            intended=intended[number],
             epochs=drawn[number] / run.num_samples[number],
             num_tokens=None if run.num_tokens is None else tokens[number],
         )

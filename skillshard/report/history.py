@@ -15,20 +15,26 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from skillshard import canonical
+from skillshard.artefact import differences
 from skillshard.errors import GraphError, LedgerError, name_some
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms
 from skillshard.mixing.chain import Chain, Segment
+from skillshard.mixing.counts import drawn_at, intended_at
 from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, RoundRecord, RunRecord, SteeredRoundRecord
-from skillshard.mixing.order import SCALE_BITS
 from skillshard.mixing.recorded import open_recorded
 from skillshard.mixing.records import open_records
+from skillshard.printable import counted
 from skillshard.report.facts import GraphFacts, RunFacts, ShardsFacts, graph_facts, run_facts, run_skips, shards_facts
 
 POINTS = 400
 """Number of rounds, and of reports, that a report of one run lists: more points than a chart has pixels would not show."""
 LEAST_POINTS = 60
 """Number of rounds of each run that a report of many runs lists."""
+CHANGEABLE = {"policy", "seed", "round_draws", "lag", "unit", "repeat", "measured_on", "loss"}
+"""Fields of run.json that a continued run may change. The changes of skills have sentences of their own."""
+MOST_ARGUMENTS = 4
+"""Largest number of changed arguments of a policy that a sentence names: fixed weights have an argument for each skill."""
 
 
 class _Part(BaseModel):
@@ -40,7 +46,9 @@ class ShownRound(_Part):
 
     round: int = Field(description="number of the round, over all runs of the history")
     first_draw: int
-    end_draw: int
+    end_draw: int = Field(
+        description="first draw after the round, or the draw at which another run continues inside the round"
+    )
     new_reports: list[int] = Field(description="draws of the reports that the round is the first to use")
     observed_to: int = Field(description="draw of the newest report that the round uses; -1 without reports")
 
@@ -238,27 +246,32 @@ def _rounds_and_events(segments: Sequence[Segment]) -> tuple[list[_Row], list[Ev
             if segment.end is None or resume.draw < segment.end
         ]
         watch = _Watch(run, list(_reports(segment)))
-        steer: int | None = None
+        steer, previous = None, None
         for record in segment.records.rounds:
             if segment.end is not None and record.first_draw >= segment.end:
                 break
             if isinstance(record, SteeredRoundRecord) and record.steer != steer:
                 steer = record.steer
-                events.append(Event(draw=record.first_draw, kind="change", sentence=facts.steerings[steer].sentence))
-            rows.append(_row(run, record))
+                events.append(Event(draw=record.first_draw, kind="change", sentence=facts.steerings[steer].reason))
+            rows.append(_row(segment, record, previous))
             events += watch.begun_alarms(record)
+            previous = record
     return rows, events
 
 
-def _row(run: RunRecord, record: RoundRecord) -> _Row:
-    drawn = np.array(record.drawn_before) + np.array(record.counts)
+def _row(segment: Segment, record: RoundRecord, previous: RoundRecord | None) -> _Row:
+    run, end_draw = segment.run, record.first_draw + record.num_draws
+    if segment.end is not None:  # the next run may continue inside the round
+        end_draw = min(end_draw, segment.end)
+    drawn = np.array(drawn_at(run, record, end_draw))
     total = max(int(drawn.sum()), 1)
-    intended = (drawn + np.array(record.carry) / (1 << SCALE_BITS)) / total
-    columns = zip(record.weights, record.epochs, intended.tolist(), (drawn / total).tolist(), strict=True)
+    epochs = drawn / np.array(run.num_samples)
+    intended = np.array(intended_at(run, record, previous, end_draw)) / total
+    columns = zip(record.weights, epochs.tolist(), intended.tolist(), (drawn / total).tolist(), strict=True)
     shown = ShownRound(
         round=run.num_rounds_before + record.round,
         first_draw=record.first_draw,
-        end_draw=record.first_draw + record.num_draws,
+        end_draw=end_draw,
         new_reports=record.observations,
         observed_to=record.observed_to,
     )
@@ -302,26 +315,37 @@ def _change(segments: Sequence[Segment], number: int) -> str:
     if not number:
         return f"{place} continues a run whose ledger is not at its noted place"
     before = segments[number - 1].run
-    changes = [
-        f"{name} {old} becomes {new}"
-        for name, old, new in (
-            ("policy", before.policy, run.policy),
-            ("seed", before.seed, run.seed),
-            ("round_draws", before.round_draws, run.round_draws),
-            ("lag", before.lag, run.lag),
-            ("unit", before.unit, run.unit),
-            ("repeat", before.repeat, run.repeat),
-        )
-        if old != new
-    ]
-    if before.policy == run.policy and before.policy_arguments != run.policy_arguments:
-        changes.append("the arguments of the policy change")
-    added = [name for name in run.skills if name not in before.skills]
-    removed = [name for name in before.skills if name not in run.skills]
-    changes += [f"skills {name_some(names)} {verb}" for names, verb in ((added, "come"), (removed, "leave")) if names]
-    if before.contents != run.contents and not added and not removed:
-        changes.append("the shards of skills change")
+    changes = differences(before.model_dump(include=CHANGEABLE), run.model_dump(include=CHANGEABLE))
+    if (
+        before.policy == run.policy
+    ):  # two policies have different arguments, and a list of all would hide the other changes
+        changes += _first(differences(before.policy_arguments, run.policy_arguments))
+    changes += _changes_of_skills(before, run)
     return f"{place} continues the run: {'; '.join(changes) or 'nothing changes'}"
+
+
+def _first(changes: list[str]) -> list[str]:
+    num_more = len(changes) - MOST_ARGUMENTS
+    return changes if num_more <= 0 else [*changes[:MOST_ARGUMENTS], counted(num_more, "more changed argument")]
+
+
+def _changes_of_skills(before: RunRecord, run: RunRecord) -> Iterator[str]:
+    """Yield the changes of skills between two runs. A skill is known by its samples, as everywhere in a continued run."""
+    contents_before, contents = (dict(zip(own.contents, own.skills, strict=True)) for own in (before, run))
+    renamed = {old: contents[content] for content, old in contents_before.items() if content in contents}
+    renamed = {old: new for old, new in renamed.items() if old != new}
+    if renamed:
+        yield f"renamed: {name_some(f'{old} -> {new}' for old, new in renamed.items())}"
+    added = [name for name in run.skills if name not in before.skills and name not in renamed.values()]
+    removed = [name for name in before.skills if name not in run.skills and name not in renamed]
+    others = [
+        name
+        for name, content in zip(run.skills, run.contents, strict=True)
+        if name in before.skills and content not in contents_before
+    ]
+    for verb, names in (("added", added), ("removed", removed), ("with other shards", others)):
+        if names:
+            yield f"{'skill' if len(names) == 1 else 'skills'} {verb}: {name_some(names)}"
 
 
 def _shards_facts(ledger: DirectoryLedger) -> tuple[ShardsFacts | None, str | None]:

@@ -65,7 +65,7 @@ def page_of(facts: ReportFacts, *, num_lines: int) -> str:
         f"<title>{_text(title)}</title><style>{style}</style></head><body>",
         f"<h1>{'A training run' if len(names) == 1 else counted(len(names), 'training run')}</h1>",
         "<p>Each run mixes its training data by weights over skills. A round is a part of the data with the same weights, and the losses that the "
-        "trainer reports may change the weights of later rounds. A draw is a training sample.</p>",
+        f"trainer reports may change the weights of later rounds. {_what_a_draw_is(facts.runs)}</p>",
         _summary(facts.runs, names),
         f'<p class="soft">{_choice_of_lines(len(chosen), num_skills)} {_thinning(facts.runs)}</p>',
         "<noscript><p>The table of a round, the sorting and the filter need JavaScript.</p></noscript>",
@@ -113,6 +113,17 @@ def _chosen_skills(runs: Sequence[RunHistory], most: int) -> list[str]:
     return [
         name for name in scores if name in best
     ]  # in the order of the runs, so that colours follow the order of the names
+
+
+def _what_a_draw_is(runs: Sequence[RunHistory]) -> str:
+    blocks = [run.facts.unit == "blocks" for run in runs]
+    if not any(blocks):
+        return "A draw is a training sample."
+    return (
+        "A draw is a block of tokens."
+        if all(blocks)
+        else "A draw is a training sample, or a block of tokens in a run with weights in blocks."
+    )
 
 
 def _choice_of_lines(num_chosen: int, num_skills: int) -> str:

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterator
 
+from skillshard.mixing.counts import drawn_at
 from skillshard.mixing.ledger import Ledger, SteeredRoundRecord
 from skillshard.mixing.records import open_records
 
@@ -22,11 +23,12 @@ def run_table(ledger: Ledger) -> Iterator[str]:
     records = open_records(ledger)
     yield _line(HEADER)
     for record in records.rounds:
+        drawn = drawn_at(records.run, record, record.first_draw + record.num_draws)
         for number, skill in enumerate(records.run.skills):
             quantities = (
                 ("weight", record.weights[number]),
-                ("drawn", record.counts[number]),
-                ("epochs", record.epochs[number]),
+                ("drawn", drawn[number] - record.drawn_before[number]),
+                ("epochs", drawn[number] / records.run.num_samples[number]),
             )
             for quantity, value in quantities:
                 yield _line((record.first_draw, None, quantity, skill, value))

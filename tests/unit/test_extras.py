@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -149,6 +149,55 @@ def test_the_extras_install_the_modules_that_are_asked_for() -> None:
     for extra, modules in MODULES.items():
         expected = {name.lower().replace("_", "-") for module in modules for name in distributions[module]}
         assert distributions_of(extra) == expected, extra
+
+
+def required_by(distributions: set[str]) -> set[str]:
+    """Return the normalized names of distributions and of everything that they require without an extra."""
+    known: set[str] = set()
+    waiting = [*distributions]
+    while waiting:
+        name = waiting.pop()
+        if name in known:
+            continue
+        known.add(name)
+        try:
+            requirements = requires(name) or []
+        except PackageNotFoundError:  # of another system
+            continue
+        outside_extras = [requirement for requirement in requirements if "extra ==" not in requirement]
+        waiting += [re.split(r"[\[<>=~!; (]", line)[0].lower().replace("_", "-") for line in outside_extras]
+    return known
+
+
+OF_EXTRA = [
+    ("torch", "skillshard.torch"),
+    ("torch", "skillshard.batch_losses"),
+    ("hf", "skillshard.hf"),
+    ("hf", "skillshard.taggers.classifier"),
+    ("hf", "skillshard.proxy.device"),  # the classifier computes on a device
+    ("webdataset", "skillshard.webdataset"),
+    ("grain", "skillshard.grain"),
+    ("proxy", "skillshard.graph.learn"),
+    ("proxy", "skillshard.taggers.losses.tagger"),
+]
+"""Extra, and a module that works with this extra alone."""
+
+
+@pytest.mark.parametrize(("extra", "module"), OF_EXTRA, ids=lambda name: name)
+def test_a_module_needs_no_more_than_its_extra(extra: str, module: str) -> None:
+    # pyarrow and torchmetrics find these two by the installed distribution, so an entry None would stop them.
+    installed = required_by(distributions_of(extra)) | {"pandas", "matplotlib"}
+    distributions = packages_distributions()
+    absent = [
+        name
+        for name in sorted(heavy_modules())
+        if installed.isdisjoint(owner.lower().replace("_", "-") for owner in distributions[name])
+    ]
+    assert absent
+    # An entry None is a module that is not installed, also for a package that only asks whether the module is installed.
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent!r})); import {module}"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=REPOSITORY)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_all_brings_every_extra() -> None:

@@ -1,0 +1,134 @@
+"""Every view of a run has the numbers of the stream, also where a run ends or is continued inside a round."""
+
+import csv
+import io
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import skillshard as ss
+from skillshard import policies
+from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.recorded_chain import open_recorded_chain
+from skillshard.report.facts import run_facts
+from skillshard.report.history import report_facts
+from skillshard.report.page import page_of
+from skillshard.report.run_table import run_table
+from skillshard.shards.read import ShardSet
+from tests.conftest import samples, tag_and_shard, write_corpus
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("chains")
+    tag_and_shard(write_corpus(folder / "corpus", samples(add=90, carry=130, negate=250)), folder)
+    return folder
+
+
+@pytest.fixture
+def shards(root: Path) -> ShardSet:
+    return ShardSet.open(root / "shards")
+
+
+def drawn(ledger: Path, shards: ShardSet, num: int) -> Counter[str]:
+    """Count the first draws of a run and of the runs before, one by one."""
+    return Counter(sample.skill for _, sample in open_recorded_chain(ledger, [shards]).samples(range(num)))
+
+
+def test_a_run_that_ends_inside_a_round_has_the_draws_of_its_stream_in_every_view(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    mixer = ss.Mixer(
+        shards, policies.stratified(), ledger=tmp_path / "run", round_draws=64, step_draws=16, repeat="stop"
+    )
+    num_draws = sum(len(batch) for batch in mixer.batches(16))
+    assert num_draws % 64, "the stream ends inside a round"
+    expected = drawn(tmp_path / "run", shards, num_draws)
+    facts = run_facts(DirectoryLedger(tmp_path / "run"))
+    assert {skill.name: skill.num_drawn for skill in facts.skills} == expected
+    assert facts.num_draws == num_draws
+    assert sum(skill.intended for skill in facts.skills) == pytest.approx(num_draws)
+    assert max(skill.epochs for skill in facts.skills) == 1.0
+    rows = [*csv.DictReader(io.StringIO("".join(run_table(DirectoryLedger(tmp_path / "run")))))]
+    counted = Counter[str]()
+    for row in rows:
+        if row["quantity"] == "drawn":
+            counted[row["skill"]] += int(row["value"])
+    assert counted == expected
+    last = {row["skill"]: float(row["value"]) for row in rows if row["quantity"] == "epochs"}
+    (run,) = report_facts([tmp_path / "run"]).runs
+    for skill, shown in zip(run.skills, facts.skills, strict=True):
+        assert skill.epochs[-1] == shown.epochs == last[skill.name]
+        assert skill.achieved[-1] == shown.num_drawn / num_draws
+
+
+def test_rounds_of_a_chain_do_not_overlap_where_a_run_is_continued_inside_a_round(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    first = ss.Mixer(shards, policies.proportional(), ledger=tmp_path / "a", round_draws=64, step_draws=10)
+    first.batch(0, 130)
+    second = ss.Mixer.continue_from(
+        tmp_path / "a",
+        draw=100,
+        step=10,
+        shards=shards,
+        policy=policies.stratified(),
+        ledger=tmp_path / "b",
+        round_draws=50,
+        step_draws=10,
+    )
+    second.batch(100, 120)
+    (run,) = report_facts([tmp_path / "b"]).runs
+    spans = [(row.first_draw, row.end_draw) for row in run.rounds]
+    assert spans == [(0, 64), (64, 100), (100, 150), (150, 200), (200, 250)]
+    for number, (_, end) in enumerate(spans):
+        expected = drawn(tmp_path / "b", shards, end)
+        assert {skill.name: skill.achieved[number] for skill in run.skills} == {
+            name: num / end for name, num in expected.items()
+        }
+        epochs = {skill.name: skill.epochs[number] for skill in run.skills}
+        assert epochs == {name: num / len(shards.train[name]) for name, num in expected.items()}
+        assert sum(skill.intended[number] or 0 for skill in run.skills) == pytest.approx(1)
+
+
+def test_a_change_names_each_skill_and_each_argument_that_changed(root: Path, shards: ShardSet, tmp_path: Path) -> None:
+    """A skill has another name, a skill is left out, and the policy has another number."""
+    corpus = ss.Corpus.open(root / "corpus")
+    tags = ss.regroup_tags([root / "tags"], tmp_path / "tags", mapping={"negate": "opposite"})
+    other = ss.write_shards(corpus, tags, tmp_path / "shards", shard_bytes=50_000, holdout=0.1)
+    ss.Mixer(shards, policies.loss_order(eta=0.5), ledger=tmp_path / "a", round_draws=50, step_draws=10).report(
+        0, {"add": 3.0, "carry": 2.0, "negate": 1.0}
+    )
+    ss.Mixer(shards, policies.loss_order(eta=0.5), ledger=tmp_path / "a", round_draws=50, step_draws=10).batch(0, 50)
+    chosen = other.choose(["add", "opposite"])
+    second = ss.Mixer.continue_from(
+        tmp_path / "a", draw=50, step=5, shards=chosen, policy=policies.loss_order(eta=1.0), ledger=tmp_path / "b", step_draws=10
+    )  # fmt: skip
+    second.report(5, {"add": 3.0, "opposite": 1.0})
+    second.batch(50, 50)
+    (run,) = report_facts([tmp_path / "b"]).runs
+    (change,) = [event.sentence for event in run.events if event.kind == "change"]
+    assert change == (
+        f"{tmp_path / 'b'} continues the run: eta: 0.5 -> 1.0; renamed: negate -> opposite; skill removed: carry"
+    )
+    third = ss.Mixer.continue_from(
+        tmp_path / "b", draw=100, step=10, shards=shards, policy=policies.stratified(), ledger=tmp_path / "c", seed=5
+    )
+    third.batch(100, 50)
+    (run,) = report_facts([tmp_path / "c"]).runs
+    change = run.events[-1].sentence
+    assert change.endswith(
+        "policy: 'loss_order' -> 'stratified'; seed: 0 -> 5; renamed: opposite -> negate; skill added: carry"
+    )
+
+
+def test_the_page_says_what_a_draw_is(shards: ShardSet, tmp_path: Path) -> None:
+    ss.Mixer(shards, policies.stratified(), ledger=tmp_path / "run", round_draws=50).batch(0, 50)
+    facts = report_facts([tmp_path / "run"])
+    assert "A draw is a training sample.</p>" in page_of(facts, num_lines=8)
+    (run,) = facts.runs
+    blocks = run.model_copy(update={"facts": run.facts.model_copy(update={"unit": "blocks"})})
+    assert "A draw is a block of tokens.</p>" in page_of(facts.model_copy(update={"runs": [blocks]}), num_lines=8)
+    both = page_of(facts.model_copy(update={"runs": [run, blocks]}), num_lines=8)
+    assert "A draw is a training sample, or a block of tokens in a run with weights in blocks.</p>" in both
