@@ -1,30 +1,18 @@
-"""The numbers of a run in the loggers of trainers, read back from real files."""
+"""The numbers of a run for loggers, and the alarms in the log of Python."""
 
 import logging
-import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from lightning.pytorch import Trainer as LightningTrainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from transformers import Trainer, TrainingArguments
 
-from skillshard import lightning
 from skillshard.errors import PolicyError, RoundError
-from skillshard.hf import MixerCallback, WholeStream, causal_lm_collator
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.records import open_records
 from skillshard.policies import stratified
 from skillshard.report.facts import run_facts
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet
-from tests.adapters.hf_trainer import byte_tokenizer, tiny
-from tests.adapters.test_lightning import Module
 from tests.adapters.trainers import live_mixer, losses_at
-from tests.conftest import samples, tag_and_shard, write_corpus
 from tests.tokenizers_trained import counted, uneven_shards
 
 STEP_DRAWS = 8
@@ -43,16 +31,6 @@ def reported_mixer(shards: ShardSet, folder: Path) -> Mixer:
         mixer.report(step, losses_at(step))
         mixer.batch(step * STEP_DRAWS, STEP_DRAWS)
     return mixer
-
-
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Read the scalars of the event files in a folder: tag -> (step, value)."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    (file,) = folder.rglob("events.out.tfevents.*")
-    events = EventAccumulator(str(file))
-    events.Reload()
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def test_metrics_are_the_numbers_of_the_ledger(shards: ShardSet, tmp_path: Path) -> None:
@@ -126,158 +104,6 @@ def test_metrics_count_tokens_where_weights_count_tokens(tmp_path: Path) -> None
     table, facts = mixer.metrics_table(draw=128), run_facts(DirectoryLedger(tmp_path / "run"))
     assert [row["tokens"] for row in table] == [skill.num_tokens for skill in facts.skills]
     assert mixer.metrics(draw=128)[f"skillshard/tokens/{shards.skills[0]}"] == table[0]["tokens"]
-
-
-def written_by_torch(mixer: Mixer, folder: Path) -> dict[str, Any]:
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder)) as writer:
-        for name, value in mixer.metrics().items():
-            writer.add_scalar(name, value, mixer.metrics()["skillshard/draw"])
-    return {tag: values[-1][1] for tag, values in scalars(folder).items()}
-
-
-def written_by_wandb(mixer: Mixer, folder: Path) -> dict[str, Any]:
-    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
-    run = wandb.init(mode="offline", project="p", dir=str(folder), settings=wandb.Settings(silent=True, console="off"))
-    run.define_metric("skillshard/*", step_metric="skillshard/draw")
-    run.log(mixer.metrics())
-    rows = mixer.metrics_table()
-    run.log({"skillshard/table": wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])})
-    summary = dict(run.summary)
-    run.finish()
-    assert list(folder.rglob("run-*.wandb"))
-    return {name: value for name, value in summary.items() if name in mixer.metrics()}
-
-
-def written_by_mlflow(mixer: Mixer, folder: Path) -> dict[str, Any]:
-    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
-    mlflow.set_tracking_uri(folder.as_uri())
-    mlflow.set_experiment("e")
-    with mlflow.start_run() as run:
-        mlflow.log_metrics(mixer.metrics(), step=int(mixer.metrics()["skillshard/draw"]))
-        rows = mixer.metrics_table()
-        mlflow.log_table({name: [row[name] for row in rows] for name in rows[0]}, "skills.json")
-    return dict(mlflow.get_run(run.info.run_id).data.metrics)
-
-
-def written_by_trackio(mixer: Mixer, folder: Path) -> dict[str, Any]:
-    trackio = pytest.importorskip("trackio", reason="trackio is not installed")
-    from trackio.sqlite_storage import SQLiteStorage
-
-    run = trackio.init(project="p", name="r", embed=False)
-    trackio.log(mixer.metrics(), step=int(mixer.metrics()["skillshard/draw"]))
-    trackio.finish()
-    (logged,) = SQLiteStorage.get_logs("p", run.name)
-    return {name: value for name, value in logged.items() if name in mixer.metrics()}
-
-
-@pytest.fixture(scope="module")
-def odd_shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    """Write shards of skills whose names no logger takes as they are."""
-    folder = tmp_path_factory.mktemp("odd")
-    names = ["wiki", "wiki/math", "C++ & C#", "a.b", "../up", "数学", "x" * 300]
-    return tag_and_shard(write_corpus(folder / "corpus", samples(**dict.fromkeys(names, 12))), folder)
-
-
-@pytest.fixture
-def odd_mixer(odd_shards: ShardSet, tmp_path: Path) -> Mixer:
-    mixer = Mixer(odd_shards, stratified(), ledger=tmp_path / "run", round_draws=32, step_draws=8)
-    mixer.batch(0, 32)
-    mixer.report(4, {skill: 1.0 + number for number, skill in enumerate(mixer.skills)})
-    return mixer
-
-
-@pytest.fixture
-def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let each logger write below the folder of the test, and never to a network."""
-    for name, value in {
-        "TRACKIO_DIR": str(tmp_path / "trackio"),
-        "WANDB_MODE": "offline",
-        "MLFLOW_ALLOW_FILE_STORE": "true",
-        "WANDB_DATA_DIR": str(tmp_path),
-        "WANDB_CACHE_DIR": str(tmp_path),
-        "WANDB_CONFIG_DIR": str(tmp_path),
-    }.items():
-        monkeypatch.setenv(name, value)
-    yield
-
-
-@pytest.mark.filterwarnings("default")  # the loggers' own warnings are not ours
-@pytest.mark.parametrize("written", [written_by_torch, written_by_wandb, written_by_mlflow, written_by_trackio])
-def test_a_logger_keeps_every_metric_under_its_name(
-    written: Any, own_places: None, odd_mixer: Mixer, tmp_path: Path
-) -> None:
-    metrics = odd_mixer.metrics()
-    kept = written(odd_mixer, tmp_path)
-    assert kept.keys() == metrics.keys()
-    assert {name: pytest.approx(value) for name, value in metrics.items()} == kept
-
-
-def test_lightning_logs_the_metrics_of_each_report(shards: ShardSet, tmp_path: Path) -> None:
-    mixer = live_mixer(shards, tmp_path / "run", step_draws=4)
-    callback = lightning.MixerCallback(mixer, lambda module: losses_at(module.global_step), every_steps=5, log_skills=2)
-    trainer = LightningTrainer(
-        accelerator="cpu",
-        max_steps=11,
-        callbacks=[callback],
-        logger=TensorBoardLogger(tmp_path, name="events"),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
-    trainer.fit(Module(), datamodule=lightning.MixedData(mixer, batch_size=4))
-    check_events(scalars(tmp_path / "events"), mixer, prefix="")
-
-
-@pytest.mark.filterwarnings("ignore:.*logging_dir.*")
-def test_the_hugging_face_trainer_logs_the_metrics_of_each_report(
-    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
-    mixer = live_mixer(shards, tmp_path / "run", step_draws=4)
-    steps = iter(range(0, 100, 5))
-    callback = MixerCallback(mixer, lambda model: losses_at(next(steps)), every_steps=5)
-    trainer = Trainer(
-        model=tiny(),
-        args=TrainingArguments(
-            output_dir=str(tmp_path / "out"),
-            max_steps=11,
-            per_device_train_batch_size=4,
-            remove_unused_columns=False,
-            save_strategy="no",
-            logging_steps=5,
-            use_cpu=True,
-            disable_tqdm=True,
-            report_to="tensorboard",
-        ),
-        train_dataset=WholeStream(mixer),
-        data_collator=causal_lm_collator(byte_tokenizer(), max_tokens=64),
-        callbacks=[callback],
-    )
-    callback.log_to(trainer, skills=2)
-    trainer.train()
-    events = scalars(tmp_path / "events")
-    check_events(events, mixer, prefix="train/")
-    assert [step for step, _ in events["train/loss"]] == [5, 10]
-    assert not any("skillshard" in name for logs in trainer.state.log_history for name in logs)
-    with pytest.raises(PolicyError, match="without this callback"):
-        MixerCallback(mixer, losses_at, every_steps=5).log_to(trainer)
-
-
-def check_events(events: dict[str, list[tuple[int, float]]], mixer: Mixer, *, prefix: str) -> None:
-    """Compare logged metrics at the steps 0, 5 and 10 with the ledger."""
-    assert events[f"{prefix}skillshard/draw"] == [(0, 0), (5, 20), (10, 40)]
-    records = open_records(mixer.ledger)
-    skills = {name.split("/")[-1] for name in events if "skillshard/weight/" in name}
-    assert len(skills) == 2
-    for skill in skills:
-        number = mixer.skills.index(skill)
-        weights = [records.rounds.existing((draw - 1) // mixer.round_draws).weights[number] for draw in (20, 40)]
-        assert [value for _, value in events[f"{prefix}skillshard/weight/{skill}"]] == pytest.approx(weights)
-        losses = [losses_at(step)[skill] for step in (0, 5, 10)]
-        assert [value for _, value in events[f"{prefix}skillshard/loss/{skill}"]] == pytest.approx(losses)
-    assert all(math.isfinite(value) for values in events.values() for _, value in values)
 
 
 def test_an_alarm_is_logged_once_when_it_begins(
