@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import canonical, places, storage
 from skillshard.errors import PipelineError, did_you_mean
+from skillshard.printable import shortened
 from skillshard.yaml_text import from_yaml
 
 Value = bool | int | float | str
@@ -86,7 +87,7 @@ class Stage:
         if storage.exists(places.join(self.out, MANIFESTS[self.name]) if self.name in MANIFESTS else self.out):
             return "finished"
         traces = places.join(self.out, ".work") if self.name in MANIFESTS else f"{self.out.removesuffix('.json')}.runs"
-        return "begun" if not places.is_remote(traces) and os.path.isdir(traces) else "to do"
+        return "begun" if storage.names_in(traces) else "to do"
 
 
 def read_pipeline(place: str | os.PathLike[str]) -> Pipeline:
@@ -105,12 +106,29 @@ def read_pipeline(place: str | os.PathLike[str]) -> Pipeline:
             content[way] = {verb: {} if options is None else options for verb, options in content[way].items()}
     known = [field.alias or name for name, field in Pipeline.model_fields.items()]
     refuse_unknown(content, known, where=os.fspath(place))
+    _refuse_nested_values(content, os.fspath(place))
     try:
         return Pipeline.model_validate(content)
     except ValidationError as fault:
         raise PipelineError(
             f"{os.fspath(place)} does not fit schemas/pipeline-1.json: {canonical.first_fault(fault)}."
         ) from fault
+
+
+def _refuse_nested_values(content: Mapping[str, Any], where: str) -> None:
+    """Raise PipelineError for a value of an option that has no form on the command line. Other faults are left to the schema."""
+    sections = {name: content.get(name) for name in STAGES if name not in ("tag", "graph")}
+    for name in ("tag", "graph"):
+        ways = content.get(name)
+        sections |= {f"{name}.{way}": options for way, options in ways.items()} if isinstance(ways, dict) else {}
+    for name, options in sections.items():
+        for key, value in options.items() if isinstance(options, dict) else ():
+            values = value if isinstance(value, list) else [value]
+            if any(isinstance(item, dict | list) for item in values):
+                raise PipelineError(
+                    f"{where}: {name}.{key} is {shortened(canonical.to_json(value).decode())}, and the values of an option are those of the command line: a string, "
+                    "a number, true or false, or a list of such values. A mapping of names stands in a file of its own, which the option names."
+                )
 
 
 def refuse_unknown(section: Mapping[Any, Any], known: list[str], *, where: str) -> None:

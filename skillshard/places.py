@@ -3,7 +3,7 @@
 import os
 import posixpath
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -48,6 +48,17 @@ def join(place: str | os.PathLike[str], *parts: str) -> str:
     return "/".join([text.rstrip("/") or "/", *parts]) + mark + query
 
 
+def inside(place: str | os.PathLike[str], name: str) -> str:
+    """Return the place of a name that a listing of a directory gives. `relative` is the inverse.
+
+    The special characters of the name are escaped in the URI of a store.
+
+    >>> inside("s3://bucket/data?region=eu", "c#/a b.txt"), inside("https://host/data", "a b.txt"), inside("data", "c#/a b.txt")
+    ('s3://bucket/data/c%23/a%20b.txt?region=eu', 'https://host/data/a b.txt', 'data/c#/a b.txt')
+    """
+    return join(place, stores.escaped_name(name) if stores.is_of_store(os.fspath(place)) else name)
+
+
 def with_suffix(place: str, suffix: str) -> str:
     """Append a suffix to the last part of a place. The query of a URI stays at the end.
 
@@ -81,13 +92,16 @@ def parent(place: str | os.PathLike[str]) -> str:
 
 
 def relative(place: str, folder: str) -> str:
-    """Return the path of a place inside a directory.
+    """Return the path of a place inside a directory, without the escapes of a URI.
 
     >>> relative("s3://bucket/run/parts/0.parquet?region=eu", "s3://bucket/run?region=eu"), relative("out/train/0.tar", "out")
     ('parts/0.parquet', 'train/0.tar')
+    >>> relative("s3://bucket/data/c%23/a.txt", "s3://bucket/data"), relative("data/c%23/a.txt", "data")
+    ('c#/a.txt', 'c%23/a.txt')
     """
     path, base = (text.partition("?")[0] if is_remote(text) else text for text in (place, folder))
-    return path[len(base.rstrip("/")) + 1 :]
+    name = path[len(base.rstrip("/")) + 1 :]
+    return unquote(name) if stores.is_of_store(place) else name
 
 
 def resolve(place: str, folder: str | os.PathLike[str]) -> str:
@@ -140,7 +154,7 @@ def public(place: str | os.PathLike[str]) -> str:
     if not is_remote(text):
         return text
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(stores.escaped(text))
     except ValueError:  # a host such as "[::1", without its end
         return f"{text.partition('://')[0]}://(invalid address)"
     # A list of harmless names, not of secret names: any other parameter may be a signature or a token.

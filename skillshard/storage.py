@@ -132,7 +132,7 @@ def list_files(place: str | os.PathLike[str], pattern: str = "*", *, hidden: boo
         relative = info.path[len(path.rstrip("/")) + 1 :]
         is_hidden = any(part.startswith(".") for part in relative.split("/"))
         if info.type == pafs.FileType.File and (hidden or not is_hidden) and fnmatch.fnmatch(info.base_name, pattern):
-            files.append(FileStat(places.join(place, relative), info.size, info.mtime_ns or 0))
+            files.append(FileStat(places.inside(place, relative), info.size, info.mtime_ns or 0))
     return sorted(files, key=lambda file: file.place)
 
 

@@ -3,9 +3,41 @@
 import os
 import re
 import threading
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import pyarrow.fs as pafs
+
+SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "az", "azure")
+"""Schemes of the stores whose URIs escape special characters, and that can be written."""
+# The characters of RFC 3986 that stand for themselves in a path. "#" and "?" would end the path.
+_IN_PATHS = "/=+~@,!'()*:&$;-._"
+
+
+def is_of_store(place: str) -> bool:
+    """Return whether a place is the URI of a store whose URIs escape special characters.
+
+    >>> is_of_store("s3://bucket/c%23"), is_of_store("https://host/c%23"), is_of_store("data/c#")
+    (True, False, False)
+    """
+    return place.partition("://")[0] in SCHEMES and "://" in place
+
+
+def escaped(uri: str) -> str:
+    """Return a URI of a store with escapes for the characters that no URI may hold, and for "#", because objects have no fragments.
+
+    >>> escaped("s3://bucket/c#/a b.txt?region=eu"), escaped("s3://bucket/c%23")
+    ('s3://bucket/c%23/a%20b.txt?region=eu', 's3://bucket/c%23')
+    """
+    return quote(uri, safe=f"{_IN_PATHS}?%[]") if is_of_store(uri) else uri
+
+
+def escaped_name(name: str) -> str:
+    """Return the name of an object as a part of a URI.
+
+    >>> escaped_name("c#/100%/été?.txt")
+    'c%23/100%25/%C3%A9t%C3%A9%3F.txt'
+    """
+    return quote(name, safe=_IN_PATHS)
 
 
 class Clients:
@@ -23,14 +55,15 @@ class Clients:
 
     def of(self, uri: str) -> tuple[pafs.FileSystem, str]:
         """Return the client for a URI, and the path in the store. Exceptions of pyarrow are not caught."""
+        uri = escaped(uri)
         parts = urlsplit(uri)
         bucket, key = parts.netloc.rpartition("@")[2], parts.path.rstrip("/")
-        # Only a plain key is its own path. pyarrow parses any other URI, with its escapes and special characters.
+        # pyarrow parses any other URI, such as a key with an empty part.
         is_plain = parts.scheme == "s3" and _PLAIN_KEY.fullmatch(key)
         root = urlunsplit((parts.scheme, parts.netloc, "", parts.query, ""))
         with self._making:
             if is_plain and root in self._made:
-                return self._made[root], bucket + key
+                return self._made[root], bucket + unquote(key)
             client, path = pafs.FileSystem.from_uri(uri)
             if is_plain:
                 self._made[root] = client
@@ -42,7 +75,7 @@ class Clients:
         self._made = {}
 
 
-_PLAIN_KEY = re.compile(r"(/[\w.=-]+)*", re.ASCII)
+_PLAIN_KEY = re.compile(r"(/[\w.=+~@,!'()*:&$;%-]+)*", re.ASCII)
 clients = Clients()
 os.register_at_fork(after_in_child=clients.after_fork)
 

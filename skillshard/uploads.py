@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from skillshard import places
+from skillshard import places, stores
 from skillshard.errors import StorageError, first_line
 from skillshard.extras import needed
 
@@ -27,8 +27,6 @@ T = TypeVar("T")
 
 MAX_OBJECT_BYTES = 5_000_000_000
 """Largest object that S3, Google Cloud Storage and Azure all take in one request: S3 allows 5 GB, and the others allow more."""
-SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "az", "azure")
-"""Schemes of the places that can be written."""
 RETRY: Any = {
     "max_retries": 8,
     "retry_timeout": timedelta(minutes=3),
@@ -43,7 +41,7 @@ def can_be_written(place: str) -> bool:
     >>> can_be_written("out"), can_be_written("s3://bucket/out"), can_be_written("https://host/out")
     (True, True, False)
     """
-    return not places.is_remote(place) or urlsplit(place).scheme in SCHEMES
+    return not places.is_remote(place) or urlsplit(place).scheme in stores.SCHEMES
 
 
 def refuse_unwritable(place: str) -> None:
@@ -190,14 +188,14 @@ def _cause(error: BaseException) -> str:
 
 def _root_of(place: str) -> str:
     """Return the address of the store of a place: scheme, bucket and parameters, without the path."""
-    parts = urlsplit(place)
+    parts = urlsplit(stores.escaped(place))
     return urlunsplit((parts.scheme, parts.netloc, "", parts.query, ""))
 
 
 def _store_of(place: str) -> tuple["ObjectStore", str]:
     """Return the store of a place and the path in the store."""
     refuse_unwritable(place)
-    return _store(_root_of(place)), unquote(urlsplit(place).path).strip("/")
+    return _store(_root_of(place)), unquote(urlsplit(stores.escaped(place)).path).strip("/")
 
 
 # One client for all objects of a store, because each client opens connections of its own.

@@ -339,7 +339,7 @@ def _remote_kind(place: str) -> str | None:
 def _named_file(place: str, layout: FileLayout) -> CorpusFile:
     refuse_undecodable(place)
     stat = storage.stat(place)
-    name = without_query(place).rsplit("/", 1)[-1]
+    name = places.relative(without_query(place), places.parent(without_query(place)))
     form = format_of(name) or (None if layout.text_files == "named" else "text")
     if form is None:
         raise CorpusError(

@@ -43,7 +43,7 @@ def list_directory(place: str) -> list[Entry]:
     if not places.is_remote(place):
         return sorted(_walk(place, "", ()), key=lambda entry: entry.name)
     files = storage.list_files(place, hidden=True)
-    return [Entry(file.place, _relative(file.place, place), file.num_bytes, file.mtime_ns) for file in files]
+    return [Entry(file.place, places.relative(file.place, place), file.num_bytes, file.mtime_ns) for file in files]
 
 
 def list_glob(pattern: str) -> tuple[str, list[Entry]]:

@@ -320,7 +320,7 @@ def test_the_cache_makes_room_on_a_full_disk(
     held = []
     for of_skill in remote.train.values():
         for shard in range(len(of_skill.shard_rows)):
-            opened = of_skill._open_checked(shard)
+            opened = of_skill.open_checked(shard)
             held += [opened.text(row) for row in range(int(of_skill.shard_rows[shard]))]
     assert held == texts(shards)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import boto3
 import pytest
 
+from skillshard import places, storage
 from skillshard.corpus import Corpus, Sample, read_partition
 from skillshard.errors import CorpusError
 from tests.commands import works
@@ -67,3 +68,56 @@ def test_tags_and_shards_of_a_corpus_in_a_store_are_those_of_the_same_local_file
         works("tag", "metadata", corpus, "--field", "meta.skill", "--out", tmp_path / name / "T", "--workers", 1)
         works("shard", corpus, "--tags", tmp_path / name / "T", "--out", tmp_path / name / "S", "--workers", 1)
     assert tree(tmp_path / "remote") == tree(tmp_path / "local")
+
+
+# The Stack has folders such as "c#". No URI holds these characters without escapes.
+ODD_NAMES = ("c#/a b.jsonl", "c++/100%.jsonl", "größe/what?.jsonl", "plain/a&b=c.jsonl")
+
+
+@pytest.fixture(scope="module")
+def odd_names(address: str) -> str:
+    client = boto3.client("s3", endpoint_url=f"http://{address}", region_name="us-east-1")
+    for number, name in enumerate(ODD_NAMES):
+        data = b'{"id": "%d", "text": "Text %d", "meta": {"skill": "k"}}\n' % (number, number)
+        client.put_object(Bucket=BUCKET, Key=f"odd #1/{name}", Body=data)
+    client.close()
+    return address
+
+
+def names_and_texts(place: str) -> dict[str, list[str]]:
+    corpus = Corpus.open(place)
+    rows = [row for partition in corpus.partitions() for row in read_partition(partition)]
+    assert all(isinstance(row, Sample) for row in rows)
+    texts: dict[str, list[str]] = {}
+    for row in rows:
+        assert isinstance(row, Sample)
+        texts.setdefault(row.file, []).append(row.text)
+    return texts
+
+
+@pytest.mark.parametrize("folder", ["odd #1", "odd%20%231"])
+def test_names_with_special_characters_are_read_in_a_store(folder: str, odd_names: str) -> None:
+    every = {name: [f"Text {number}"] for number, name in enumerate(ODD_NAMES)}
+    assert names_and_texts(uri(odd_names, folder)) == every
+    assert names_and_texts(uri(odd_names, f"{folder}/c*/*.jsonl")) == {name: every[name] for name in ODD_NAMES[:2]}
+    assert names_and_texts(uri(odd_names, f"{folder}/größe/what%3F.jsonl")) == {"what?.jsonl": ["Text 2"]}
+
+
+def test_tags_and_shards_under_a_name_with_special_characters_are_those_of_local_files(
+    odd_names: str, tmp_path: Path
+) -> None:
+    for number, name in enumerate(ODD_NAMES):
+        (tmp_path / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
+        data = b'{"id": "%d", "text": "Text %d", "meta": {"skill": "k"}}\n' % (number, number)
+        (tmp_path / "raw" / name).write_bytes(data)
+    out = uri(odd_names, "out é #/x")
+    for corpus, place in ((uri(odd_names, "odd #1"), out), (str(tmp_path / "raw"), str(tmp_path / "local"))):
+        tags, shards = places.join(place, "T"), places.join(place, "S")
+        works("tag", "metadata", corpus, "--field", "skill", "--out", tags, "--workers", 1)
+        works("shard", corpus, "--tags", tags, "--out", shards, "--workers", 1)
+        assert "all as the manifest says" in works("verify", shards)
+    written = {
+        places.relative(file.place, out): storage.read_bytes(file.place)
+        for file in storage.list_files(out, hidden=True)
+    }
+    assert written == tree(tmp_path / "local")

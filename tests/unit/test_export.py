@@ -146,7 +146,7 @@ def test_a_worker_checks_each_shard_of_a_mix_once_for_all_its_files(
     shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[tuple[str, int]] = []
-    open_checked = SkillShards._open_checked
+    open_checked = SkillShards.open_checked
 
     def noted(skill_shards: SkillShards, shard: int) -> Any:
         if shard not in skill_shards._checked:  # the opening that reads all bytes
@@ -160,7 +160,7 @@ def test_a_worker_checks_each_shard_of_a_mix_once_for_all_its_files(
 
     write_part = export_module.write_part
     monkeypatch.setattr(export_module, "write_part", write_copy)
-    monkeypatch.setattr(SkillShards, "_open_checked", noted)
+    monkeypatch.setattr(SkillShards, "open_checked", noted)
     arguments: dict[str, Any] = {"policy": policies.proportional(), "draws": 400, "file_bytes": 100_000, "workers": 1}
     manifest = export_shards(shards, tmp_path / "E", format="jsonl", **arguments)
     assert len(manifest.files) > 5 and len(checked) == len({*checked}) > 3

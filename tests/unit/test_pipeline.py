@@ -107,6 +107,11 @@ def test_from_a_stage_on_the_earlier_stages_are_not_looked_at(folder: Path) -> N
         ({"shard": {"holdout": "much"}}, "shard: Invalid value for '--holdout'"),
         ({"corpus": 7}, "does not fit schemas/pipeline-1.json: corpus"),
         (
+            {"regroup": {"map": {"negate": "add"}}},
+            """regroup.map is {"negate":"add"}, and the values of an option are those of the command line""",
+        ),
+        ({"tag": {"metadata": {"field": [["skill"]]}}}, """tag.metadata.field is [["skill"]], and the values"""),
+        (
             {"tag": {"metadata": {"field": "skill"}, "embedding": {"skills": 3}}, "regroup": None},
             "Add a section 'regroup'",
         ),
