@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.evidence.measures import pooled, print_pooled, print_setting, summary
 from benchmarks.evidence.pictures import draw_setting
-from benchmarks.evidence.settings import SETTINGS, SIZES
+from benchmarks.evidence.settings import ROUNDS, SETTINGS, SIZES
 from benchmarks.evidence.training import run_all
 from benchmarks.mixers import machine
 from skillshard.errors import ProxyError, did_you_mean
@@ -49,6 +49,10 @@ def main() -> None:
     )
     parser.add_argument("--pictures", type=Path, default=None, help="folder of pictures")
     arguments = parser.parse_args()
+    if arguments.steps is not None and arguments.steps < ROUNDS:
+        parser.error(
+            f"--steps {arguments.steps}: give {ROUNDS} or more, because a training has {ROUNDS} rounds of at least a step."
+        )
     known = list(dict.fromkeys(method for name in arguments.settings for method in SETTINGS[name].methods))
     for method in arguments.methods or ():
         if method not in known:

@@ -42,7 +42,7 @@ def compare(
         typer.Option(
             "--policy",
             metavar="POLICY",
-            help="Policy as NAME or NAME:FILE,KEY=NUMBER, such as 'skill_it:graph.json,eta=0.5'. Repeat the option.",
+            help="Policy as NAME or NAME:FILE,KEY=NUMBER, such as 'skill_it:graph.json,eta=0.5', or 'skill_it:identity,eta=0.5' without a graph. Repeat the option.",
             rich_help_panel=WHAT,
         ),
     ] = None,

@@ -53,7 +53,8 @@ TRANSFORMS: dict[str, Callable[..., Transform]] = {
 OF_SKILLS = ("weights", "prior", "losses", "reference")
 """Arguments that are a number for each skill."""
 _NEXT_TRANSFORM = re.compile(rf"\+(?=(?:{'|'.join(TRANSFORMS)})(?::|\+|$))")
-
+IDENTITY = "identity"
+"""Word in place of the file of a graph: the graph in which each skill of the mix helps itself alone."""
 
 HOLDERS = ("stages", "by_group")
 """Policies whose arguments are other policies. A text of names and values cannot write these policies."""
@@ -90,6 +91,14 @@ class Context:
         return file if self.folder is None else places.resolve(file, self.folder)
 
     def graph(self, file: str) -> SkillGraph:
+        """Open the file of a graph, or make the identity graph.
+
+        Raises:
+            GraphError: The graph lacks a skill.
+            StorageError: The file cannot be read.
+        """
+        if file == IDENTITY:
+            return self._identity()
         place = self._place_of(file)
         graph = SkillGraph.open(place)
         self.opened.append(place)
@@ -101,6 +110,18 @@ class Context:
         except GraphError as error:
             raise GraphError(
                 f"{place}: {error} Give a graph with a row for each skill of the mix and a column for each target."
+            ) from error
+
+    def _identity(self) -> SkillGraph:
+        if self.skills is None:
+            raise GraphError(
+                f"the graph {IDENTITY!r} needs the skills of the mix, and the skills are not known here: give `skills`, or the file of a graph."
+            )
+        try:
+            return SkillGraph.identity(self.skills).choose(columns=[*self.targets] or None)
+        except GraphError as error:
+            raise GraphError(
+                f"the graph {IDENTITY!r}: {error} Each skill helps itself alone, so a target must be a skill of the mix. Give the file of a graph."
             ) from error
 
     def of_groups(self, groups: Any) -> "Context":
@@ -258,8 +279,9 @@ def policy_of_text(text: str, context: Context | None = None) -> Policy:
     """Make a policy from a name and arguments in a text.
 
     Args:
-        text: `NAME` or `NAME:argument=value,argument=value`, with the arguments of the function in `skillshard.policies`. A graph is a file. Weights, a
-            prior and losses are a file of weights. Other values are JSON, or a text. A file alone is the graph or the weights of the policy.
+        text: `NAME` or `NAME:argument=value,argument=value`, with the arguments of the function in `skillshard.policies`. A graph is a file, or
+            the word "identity" for the graph in which each skill helps itself alone. Weights, a prior and losses are a file of weights. Other
+            values are JSON, or a text. A file alone, or "identity" alone, is the graph or the weights of the policy.
             `+NAME:argument=value` adds a transform.
         context: Skills, directory and defaults. None: graphs are not reduced, and files are named relative to the working directory.
 
@@ -370,7 +392,10 @@ def _called(functions: Mapping[str, Callable[..., Any]], name: str, arguments: M
             for word, names in (("unknown:", with_suggestions(unknown, parameters)), ("missing:", missing))
             if names
         ]
-        raise PolicyError(f"{kind} {name} takes the arguments {', '.join(parameters) or 'none'} ({'; '.join(faults)}).")
+        hint = f" A graph is a file, or the word {IDENTITY!r} for no help between skills." if "graph" in missing else ""
+        raise PolicyError(
+            f"{kind} {name} takes the arguments {', '.join(parameters) or 'none'} ({'; '.join(faults)}).{hint}"
+        )
     values = {
         argument: _checked(name, argument, parameters[argument].annotation, own) for argument, own in arguments.items()
     }

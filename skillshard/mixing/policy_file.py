@@ -178,7 +178,7 @@ class _File:
     def _argument(self, key: str, value: Any, place: str, context: Context) -> Any:
         if not isinstance(value, str) or key not in ("graph", *OF_SKILLS):
             if key == "graph":
-                raise self._error(place, f"{_kind(value)} is no graph: give the file of a graph")
+                raise self._error(place, f'{_kind(value)} is no graph: give the file of a graph, or "identity"')
             return context.present(value) if key in OF_SKILLS and isinstance(value, dict) else value
         try:
             return context.graph(value) if key == "graph" else context.weights(value)

@@ -146,7 +146,7 @@ OF_SHAPE: list[tuple[Any, str]] = [
     ({"policy": "loss_order", "eta": "much"}, "policy.json: eta of loss_order is 'much'"),
     ({"policy": "loss_order", "etta": 1}, "unknown: 'etta' (did you mean 'eta'?); missing: eta"),
     ({"policy": "loss_order:eta=1", "eta": 2}, "policy.json: unknown key 'eta'. The keys: policy, transforms."),
-    ({"policy": "skill_it", "eta": 1, "graph": [[1]]}, "policy.json, graph: a list is no graph: give the file of a graph"),
+    ({"policy": "skill_it", "eta": 1, "graph": [[1]]}, 'policy.json, graph: a list is no graph: give the file of a graph, or "identity"'),
     ({"policy": "fixed", "weights": {"add": "1"}}, "policy.json: weights of fixed is {'add': '1'}: add: Input should be a valid number"),
     (changed(GROUPS, transforms="floor"), "policy.json, transforms: a text is no list of transforms"),
     (changed(GROUPS, transforms=[{"floor": 1}]), "policy.json, transforms.0: a transform is a text or an object"),
@@ -458,3 +458,42 @@ def test_a_graph_file_that_is_no_graph_is_named(tmp_path: Path) -> None:
             {**GROUPS, "outer": {"policy": "skill_it", "graph": "graph.json", "eta": 1}}, tmp_path / "policy.json"
         )
         read_policy(place)
+
+
+def test_the_word_identity_is_the_graph_in_which_each_skill_helps_itself_alone(tmp_path: Path) -> None:
+    expected = policies.skill_it(SkillGraph.identity(SKILLS), eta=0.5).arguments
+    in_json = written({"policy": "skill_it", "graph": "identity", "eta": 0.5}, tmp_path / "policy.json")
+    for text in ("skill_it:identity,eta=0.5", "skill_it:eta=0.5,graph=identity", str(in_json)):
+        assert read_policy(text, skills=SKILLS).arguments == expected
+        assert parse_policy(text, skills=SKILLS, targets=(), draws=1).graphs == ()
+    (tmp_path / "identity").write_bytes(SkillGraph.chain(SKILLS).to_bytes())
+    of_file = read_policy(f"skill_it:{tmp_path}/identity,eta=0.5", skills=SKILLS)
+    assert of_file.arguments == policies.skill_it(SkillGraph.chain(SKILLS), eta=0.5).arguments
+
+
+def test_the_identity_graph_has_the_columns_of_the_targets() -> None:
+    policy = parse_policy("skill_it:identity,eta=0.5", skills=SKILLS, targets=("web",), draws=1).policy
+    assert policy.eval_skills == ("web",)
+    with pytest.raises(
+        GraphError,
+        match=r"policy skill_it:identity,eta=0.5: .*'wab' \(did you mean 'web'\?\).*a target must be a skill of the mix",
+    ):
+        parse_policy("skill_it:identity,eta=0.5", skills=SKILLS, targets=("wab",), draws=1)
+
+
+def test_the_identity_graph_needs_the_skills_and_a_missing_graph_names_the_word() -> None:
+    with pytest.raises(
+        GraphError, match=r"the graph 'identity' needs the skills of the mix, .* give `skills`, or the file"
+    ):
+        read_policy("skill_it:identity,eta=0.5")
+    with pytest.raises(PolicyError, match=r"\(missing: graph\)\. A graph is a file, or the word 'identity'"):
+        read_policy("skill_it:eta=0.5", skills=SKILLS)
+
+
+def test_a_run_with_the_identity_graph_of_its_skills_is_replayed_without_a_file(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    policy = read_policy("skill_it:identity,eta=0.5", skills=shards.skills)
+    mixer = Mixer(shards, policy, ledger=tmp_path / "run", round_draws=32, initial_losses=False)
+    mixer.batch(0, 32)
+    works("replay", tmp_path / "run")
