@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.evidence import measures, methods, training
 from benchmarks.evidence.pictures import draw_setting
-from benchmarks.evidence.settings import SETTINGS
+from benchmarks.evidence.settings import ROUNDS, SETTINGS
 from benchmarks.evidence.training import run_all
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.policies import NextRound
@@ -221,4 +221,26 @@ def test_a_setting_of_real_text_asks_for_the_folder_of_the_corpora(tmp_path: Pat
     assert refused.returncode == 2
     sentence = f"the setting {text!r} reads real text from a folder {SETTINGS[text].corpus!r}, and no --corpora was given. Give "
     assert sentence in refused.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("steps", ["-1", "0", str(ROUNDS - 1)])
+def test_fewer_steps_than_rounds_are_refused_in_a_sentence(tmp_path: Path, steps: str) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.skillit",
+        "run",
+        "--work",
+        str(tmp_path),
+        "--settings",
+        NAME,
+        "--steps",
+        steps,
+    ]
+    refused = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].endswith(
+        f"--steps {steps}: give {ROUNDS} or more, because a training has {ROUNDS} rounds of at least a step."
+    )
     assert not list(tmp_path.iterdir())
