@@ -25,6 +25,9 @@ PINNED_ROUNDS = 8
 PINNED_WITHIN = 0.01
 """Largest relative change of a weight that stays. `floor` mixes with equal weights, so a weight at the floor still changes a little."""
 
+CHANGED_BY = 0.1
+"""Relative change of another weight from which on a weight that stays is remarkable. With a small step size no weight moves much."""
+
 Kind = Literal["repeated", "silent", "rising-loss", "pinned"]
 
 
@@ -173,7 +176,7 @@ def _pinned(run: RunRecord, rounds: Sequence[RoundRecord], first: RoundRecord | 
     if len(window) < PINNED_ROUNDS or len(run.skills) < 3:  # of two weights one is always the smallest
         return
     columns = list(zip(*(record.weights for record in window), strict=True))
-    if all(map(_stays, columns)):
+    if all(_stays(column, CHANGED_BY) for column in columns):
         return
     for number, (skill, weights) in enumerate(zip(run.skills, columns, strict=True)):
         if not _stays(weights) or (first is not None and _stays((first.weights[number], *weights))):
@@ -188,10 +191,10 @@ def _pinned(run: RunRecord, rounds: Sequence[RoundRecord], first: RoundRecord | 
                 )
 
 
-def _stays(weights: Sequence[float]) -> bool:
-    """Return whether weights differ by less than `PINNED_WITHIN` of the largest weight.
+def _stays(weights: Sequence[float], within: float = PINNED_WITHIN) -> bool:
+    """Return whether weights differ by at most a share of the largest weight.
 
     >>> _stays((0.2, 0.2001, 0.2)), _stays((0.2, 0.21))
     (True, False)
     """
-    return max(weights) - min(weights) <= PINNED_WITHIN * max(weights)
+    return max(weights) - min(weights) <= within * max(weights)

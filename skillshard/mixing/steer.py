@@ -1,10 +1,10 @@
 """The command of a user to a running run: other weights from the next undecided round on."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from skillshard.errors import LedgerError, PolicyError
+from skillshard.errors import LedgerError, PolicyError, name_some, with_suggestions
 from skillshard.mixing.ledger import DirectoryLedger, SteerRecord
 from skillshard.mixing.records import open_records
 from skillshard.mixing.steering import Steering, steer_name, steerings
@@ -38,7 +38,7 @@ def steer(
     records = open_records(own)
     run = records.run
     if not why.strip() or not why.isprintable():
-        raise PolicyError("a steering needs a reason: give `why`, a printable text.")
+        raise PolicyError("a steering needs a reason: give `why`, a text on one line without control characters.")
     if run.repeat == "stop":
         raise LedgerError(
             f"{own} ends before the first repeated sample (repeat='stop'), and the trainer may know the length of the stream, which other weights "
@@ -51,6 +51,7 @@ def steer(
         )
     values = None
     if weights is not None:
+        _refuse_other_skills(own, weights, run.skills)
         values = fixed(weights).init(run.skills)["weights"]
     known = steerings(own, run)
     while True:
@@ -65,3 +66,18 @@ def steer(
             own.flush()
             return Steering(len(known), record)
         known = steerings(own, run)  # another steering was recorded meanwhile, and the later steering counts
+
+
+def _refuse_other_skills(ledger: DirectoryLedger, weights: Mapping[str, float], skills: Sequence[str]) -> None:
+    """Raise PolicyError if weights name other skills than the run. The skills of a run that trains cannot be chosen anew."""
+    unknown = [name for name in weights if name not in skills]
+    missing = [name for name in skills if name not in weights]
+    if unknown:
+        raise PolicyError(
+            f"the weights name skills that the run of {ledger} does not have: {name_some(with_suggestions(unknown, skills))}. The run has the skills "
+            f"{name_some(skills)}."
+        )
+    if missing:
+        raise PolicyError(
+            f"the weights lack {name_some(missing)}. Give each of the {len(skills):,} skills of the run of {ledger} a weight. 0 is a weight too."
+        )

@@ -385,6 +385,26 @@ def test_on_paper_the_lines_have_names_and_nothing_is_cut_or_needs_a_background(
     assert shown["right"] <= shown["width"]
 
 
+LABELS = """<script>
+const chart = document.querySelector("svg.chart"), size = (text) => parseFloat(getComputedStyle(text).fontSize);
+const scale = chart.getBoundingClientRect().width / 640, picture = chart.getBoundingClientRect();
+const labels = [...document.querySelectorAll("svg.chart text")];
+document.title = JSON.stringify({
+  pixels: Math.min(...labels.map((text) => size(text) * scale)),
+  outside: labels.some((text) => text.getBoundingClientRect().left < picture.left - 1),
+});
+</script>"""
+
+
+@pytest.mark.parametrize("width", [520, 1200])
+def test_the_labels_of_a_chart_can_be_read_in_a_narrow_window_too(root: Path, tmp_path: Path, width: int) -> None:
+    text = page(report_facts([root / "one"])).replace("</body>", f"{LABELS}</body>")
+    # No window of Chromium is as narrow as a telephone, so the page is.
+    narrow = text.replace("<body>", '<body style="max-width:400px">') if width == 520 else text
+    shown = json.loads(dumped(narrow, tmp_path, width=width))
+    assert shown["pixels"] >= 8 and not shown["outside"]
+
+
 STACKED = """<script>
 const rows = [...document.querySelectorAll("#skills tbody tr")];
 const shown = (cells) => [...cells].filter((cell) => getComputedStyle(cell).display !== "none" && cell.getBoundingClientRect().width > 0);

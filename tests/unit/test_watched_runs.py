@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import os
 import signal
@@ -21,7 +22,7 @@ from skillshard.policies import Policy
 from skillshard.report.facts import RunFacts, run_facts
 from skillshard.report.text import sparkline
 from skillshard.shards.read import ShardSet
-from tests.commands import finish, skillshard, start, works
+from tests.commands import fails, finish, skillshard, start, works
 from tests.conftest import samples, tag_and_shard, write_corpus
 
 STEP_DRAWS = 10
@@ -159,6 +160,40 @@ def test_a_weight_at_a_limit_is_an_alarm(shards: ShardSet, tmp_path: Path) -> No
     records = open_records(DirectoryLedger(tmp_path / "cap"))
     fewer = [*records.rounds][-PINNED_ROUNDS + 1 :]
     assert [alarm for alarm in alarms(records.run, fewer, []) if alarm.kind == "pinned"] == []
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0.002, []), (0.01, ["pinned"])])
+def test_a_weight_that_stays_is_an_alarm_only_where_another_weight_moves_much(
+    shards: ShardSet, tmp_path: Path, step: float, expected: list[str]
+) -> None:
+    """The largest weight stays at 0.4, and the two others move by 4 % or by 19 %. A small step size moves all weights a little."""
+    trained(shards, tmp_path / "run", policies.stratified(), [], num_steps=80)
+    records = open_records(DirectoryLedger(tmp_path / "run"))
+    first, *_ = rounds = [*records.rounds][:PINNED_ROUNDS]
+    moving = [
+        record.model_copy(update={"weights": [0.4, 0.3 + step * number, 0.3 - step * number]})
+        for number, record in enumerate(rounds)
+    ]
+    assert [alarm.kind for alarm in alarms(records.run, moving, [], first=first) if alarm.kind == "pinned"] == expected
+
+
+def test_weights_by_hand_that_do_not_fit_the_run_are_refused_with_what_helps(shards: ShardSet, tmp_path: Path) -> None:
+    trained(shards, tmp_path / "run", skill_it(shards), falling(shards, 3), num_steps=10)
+    first, *others = shards.skills
+
+    def refused(weights: dict[str, float], why: str = "a test") -> str:
+        return fails("steer", tmp_path / "run", "--weights", json.dumps(weights), "--why", why)
+
+    few = refused({first: 1.0})
+    assert f"the weights lack {', '.join(others)}. Give each of the {len(shards.skills)} skills" in few
+    assert "ShardSet.choose" not in few and "new=" not in few
+    unknown = refused(dict.fromkeys([*shards.skills, f"{first}x"], 0.25))
+    assert (
+        f"does not have: '{first}x' (did you mean '{first}'?). The run has the skills {', '.join(shards.skills)}."
+        in unknown
+    )
+    assert "give --why, a text on one line" in refused(dict.fromkeys(shards.skills, 1.0), why="two\nlines")
+    assert not [*(tmp_path / "run").glob("steers/*")]
 
 
 def test_the_table_of_a_run_has_every_number_of_its_ledger(shards: ShardSet, tmp_path: Path) -> None:
