@@ -22,6 +22,7 @@ from skillshard.mixing.ledger import (
 from skillshard.mixing.order import interleave
 from skillshard.mixing.place_records import AheadEpoch, SkipInEpoch
 from skillshard.mixing.records import Numbered, Records
+from skillshard.mixing.run_changes import changes_between
 from skillshard.printable import counted
 
 Kind = Literal["equal", "configuration", "continued", "observation", "round", "length"]
@@ -38,7 +39,7 @@ class Difference(NamedTuple):
         kind: Place of the difference. "continued": only one of the two runs is continued by another run at the draw. "length":
             the records of one run go on after the records of the other run.
         draw: Draw of the report, first draw of the round, or first draw of the run that continues. None for "equal", "configuration" and "length".
-        fields: Fields that differ, as `field: first run -> second run`.
+        fields: Fields that differ, as `field: first run -> second run`. For "continued" the changes from the run to the run that continues it.
         first_other_sample: First draw at which the runs have other samples, among the draws that both runs have decided. None if all
             samples are the same.
         sentence: The answer.
@@ -89,23 +90,20 @@ def _continued(
     chains: tuple[list[Segment], list[Segment]], number: int, draw: int, sample: int | None, samples: str
 ) -> Difference:
     """Describe two chains that are equal up to the draw at which only one of the two is continued by another run."""
-    runs = [
-        chain[number + 1].records.run if chain[number].end == draw else chain[number].records.run for chain in chains
+    who, chain = ("first", chains[0]) if chains[0][number].end == draw else ("second", chains[1])
+    run = chain[number + 1].run
+    part = skipped_by(run)
+    changes = changes_between(chain[number].run, run) + [
+        stretch.sentence for stretch in (part.stretches if part else [])
     ]
-    who = "first" if chains[0][number].end == draw else "second"
-    fields = differences(_without_beginning(runs[0]), _without_beginning(runs[1]))
-    changed = f"with other values: {_some(fields)}" if fields else "with the same configuration"
+    changed = f"which changes {_some(changes)}" if changes else "with the same configuration"
     return Difference(
         "continued",
         draw,
-        fields,
+        changes,
         sample,
         f"equal up to draw {draw:,}, where the {who} run is continued by another run, {changed}. {samples}",
     )
-
-
-def _without_beginning(run: RunRecord) -> dict[str, Any]:
-    return {name: value for name, value in _plain(run).items() if name != "continues"}
 
 
 def _first_in_runs(

@@ -15,7 +15,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from skillshard import canonical
-from skillshard.artefact import differences
 from skillshard.errors import GraphError, LedgerError, name_some
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms
@@ -24,17 +23,13 @@ from skillshard.mixing.counts import drawn_at, intended_at
 from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, RoundRecord, RunRecord, SteeredRoundRecord
 from skillshard.mixing.recorded import open_recorded
 from skillshard.mixing.records import open_records
-from skillshard.printable import counted
+from skillshard.mixing.run_changes import changes_between
 from skillshard.report.facts import GraphFacts, RunFacts, ShardsFacts, graph_facts, run_facts, run_skips, shards_facts
 
 POINTS = 400
 """Number of rounds, and of reports, that a report of one run lists: more points than a chart has pixels would not show."""
 LEAST_POINTS = 60
 """Number of rounds of each run that a report of many runs lists."""
-CHANGEABLE = {"policy", "seed", "round_draws", "lag", "unit", "repeat", "measured_on", "loss"}
-"""Fields of run.json that a continued run may change. The changes of skills have sentences of their own."""
-MOST_ARGUMENTS = 4
-"""Largest number of changed arguments of a policy that a sentence names: fixed weights have an argument for each skill."""
 
 
 class _Part(BaseModel):
@@ -314,38 +309,8 @@ def _change(segments: Sequence[Segment], number: int) -> str:
     place, run = segments[number].name, segments[number].run
     if not number:
         return f"{place} continues a run whose ledger is not at its noted place"
-    before = segments[number - 1].run
-    changes = differences(before.model_dump(include=CHANGEABLE), run.model_dump(include=CHANGEABLE))
-    if (
-        before.policy == run.policy
-    ):  # two policies have different arguments, and a list of all would hide the other changes
-        changes += _first(differences(before.policy_arguments, run.policy_arguments))
-    changes += _changes_of_skills(before, run)
+    changes = changes_between(segments[number - 1].run, run)
     return f"{place} continues the run: {'; '.join(changes) or 'nothing changes'}"
-
-
-def _first(changes: list[str]) -> list[str]:
-    num_more = len(changes) - MOST_ARGUMENTS
-    return changes if num_more <= 0 else [*changes[:MOST_ARGUMENTS], counted(num_more, "more changed argument")]
-
-
-def _changes_of_skills(before: RunRecord, run: RunRecord) -> Iterator[str]:
-    """Yield the changes of skills between two runs. A skill is known by its samples, as everywhere in a continued run."""
-    contents_before, contents = (dict(zip(own.contents, own.skills, strict=True)) for own in (before, run))
-    renamed = {old: contents[content] for content, old in contents_before.items() if content in contents}
-    renamed = {old: new for old, new in renamed.items() if old != new}
-    if renamed:
-        yield f"renamed: {name_some(f'{old} -> {new}' for old, new in renamed.items())}"
-    added = [name for name in run.skills if name not in before.skills and name not in renamed.values()]
-    removed = [name for name in before.skills if name not in run.skills and name not in renamed]
-    others = [
-        name
-        for name, content in zip(run.skills, run.contents, strict=True)
-        if name in before.skills and content not in contents_before
-    ]
-    for verb, names in (("added", added), ("removed", removed), ("with other shards", others)):
-        if names:
-            yield f"{'skill' if len(names) == 1 else 'skills'} {verb}: {name_some(names)}"
 
 
 def _shards_facts(ledger: DirectoryLedger) -> tuple[ShardsFacts | None, str | None]:

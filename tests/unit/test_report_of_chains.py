@@ -9,8 +9,10 @@ import pytest
 
 import skillshard as ss
 from skillshard import policies
+from skillshard.mixing.difference import difference
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.recorded_chain import open_recorded_chain
+from skillshard.mixing.records import open_records
 from skillshard.report.facts import run_facts
 from skillshard.report.history import report_facts
 from skillshard.report.page import page_of
@@ -105,6 +107,10 @@ def test_a_change_names_each_skill_and_each_argument_that_changed(root: Path, sh
     second = ss.Mixer.continue_from(
         tmp_path / "a", draw=50, step=5, shards=chosen, policy=policies.loss_order(eta=1.0), ledger=tmp_path / "b", step_draws=10
     )  # fmt: skip
+
+    def both(first: str, second: str) -> str:
+        return difference(*(open_records(DirectoryLedger(tmp_path / name)) for name in (first, second))).sentence
+
     second.report(5, {"add": 3.0, "opposite": 1.0})
     second.batch(50, 50)
     (run,) = report_facts([tmp_path / "b"]).runs
@@ -112,12 +118,21 @@ def test_a_change_names_each_skill_and_each_argument_that_changed(root: Path, sh
     assert change == (
         f"{tmp_path / 'b'} continues the run: eta: 0.5 -> 1.0; renamed: negate -> opposite; skill removed: carry"
     )
-    third = ss.Mixer.continue_from(
-        tmp_path / "b", draw=100, step=10, shards=shards, policy=policies.stratified(), ledger=tmp_path / "c", seed=5
+    assert both("a", "b").startswith(
+        "equal up to draw 50, where the second run is continued by another run, which changes eta: 0.5 -> 1.0; renamed: negate -> opposite; skill "
+        "removed: carry. "
     )
+    third = ss.Mixer.continue_from(
+        tmp_path / "b", draw=100, step=10, shards=shards, policy=policies.stratified(), ledger=tmp_path / "c", seed=5, skip=[(100, 10, "a spike")]
+    )  # fmt: skip
     third.batch(100, 50)
     (run,) = report_facts([tmp_path / "c"]).runs
-    change = run.events[-1].sentence
+    change, skip = (event.sentence for event in run.events[-2:])
+    assert skip == "draws 100 to 109 of the run before are skipped, because a spike"
+    assert both("c", "b").startswith(
+        "equal up to draw 100, where the first run is continued by another run, which changes policy: 'loss_order' -> "
+    )
+    assert f"skill added: carry; {skip}." in both("c", "b")
     assert change.endswith(
         "policy: 'loss_order' -> 'stratified'; seed: 0 -> 5; renamed: opposite -> negate; skill added: carry"
     )
