@@ -189,7 +189,7 @@ def mix(
         typer.Option(
             "--ledger",
             metavar="DIRECTORY",
-            help="Directory of the run's ledger. For a ledger that holds a run, without a policy, the draws of the run are listed.",
+            help="Directory of the run's ledger. Without a policy, the draws of the run in the ledger are listed.",
             show_default="the ledger is not kept",
             rich_help_panel=STREAM,
         ),
@@ -197,14 +197,20 @@ def mix(
     cache: Cache,
 ) -> None:
     """Write the stream of a policy that needs no trainer, or of a run: the draw, skill and id of each sample."""
-    from skillshard.artefact import refuse_nested
+    from skillshard.artefact import has_not_begun, refuse_nested
     from skillshard.mixing.listing import ARGUMENTS, list_draws, list_recorded
     from skillshard.mixing.recorded_chain import open_recorded_chain
 
     opened = choose_skills(cache.open(shards), skills)
     if ledger is not None:
         refuse_nested(ledger, [shards], argument="ledger")
-        if not any(name in Verb.given for name in DETERMINE_A_STREAM) and (ledger / "run.json").exists():
+        if not any(name in Verb.given for name in DETERMINE_A_STREAM):
+            if not (ledger / "run.json").exists() and not has_not_begun(ledger):
+                # A wrong path would otherwise list the draws of the default policy, and begin a run at this place.
+                raise typer.BadParameter(
+                    f"{ledger} holds no run. Give the ledger of a run to list its draws, or --policy to begin a run.",
+                    param_hint="--ledger",
+                )
             past = open_recorded_chain(ledger, [opened])
             with Bars() as bars, bars.working("listing draws"):
                 listing = list_recorded(past, first=first, num=draws)

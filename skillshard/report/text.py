@@ -285,11 +285,11 @@ def show_ledger(ledger: DirectoryLedger) -> None:
         # Skipped samples count as drawn, so the sum may be larger than the number of draws.
         num_drawn = sum(skill.num_drawn for skill in run.skills)
         tokens = ("tokens",) if run.unit == "tokens" else ()
-        rows = [
+        header = ("skill", "weight", "drawn", "share", "intended", "epochs", *tokens)
+        numbers = [
             (
                 skill.name,
                 f"{skill.weight:.4f}",
-                sparkline(skill.weights, 0.0, highest),
                 f"{skill.num_drawn:,}",
                 share(skill.num_drawn, num_drawn),
                 f"{skill.intended:,.1f}",
@@ -298,7 +298,10 @@ def show_ledger(ledger: DirectoryLedger) -> None:
             )
             for skill in run.skills
         ]
-        print_table(("skill", "weight", "over time", "drawn", "share", "intended", "epochs", *tokens), rows)
+        most = _room_for_bars([header, *numbers])
+        bars = [sparkline(skill.weights, 0.0, highest, most=most) for skill in run.skills]
+        rows = [(*row[:2], line, *row[2:]) for row, line in zip(numbers, bars, strict=True)]
+        print_table((*header[:2], "over time", *header[2:]), rows)
     if run.losses:
         print_table(("evaluation skill", "first loss", "last loss", "change", "over time"), _loss_rows(run))
     for before in run.earlier:
@@ -352,26 +355,38 @@ def _loss_rows(run: RunFacts) -> Iterator[tuple[str, ...]]:
 
 
 BARS = "▁▂▃▄▅▆▇█"
+SPARKS, LEAST_SPARKS = 20, 4
+"""Largest number of bars of a sparkline, and the number in a narrow terminal. The words of the heading are four characters wide."""
+COLUMN_GAP = 3
+"""Number of characters between two columns of a table."""
 
 
-def sparkline(values: Sequence[float | None], lowest: float, highest: float) -> str:
-    """Draw numbers as bars between `lowest` and `highest`, at most `SPARKS` bars. A missing number is a space.
+def _room_for_bars(rows: Sequence[Sequence[str]]) -> int:
+    """Return the number of bars for which a table has room. The terminal would fold a longer sparkline, which could not be read."""
+    return max(LEAST_SPARKS, min(SPARKS, Console().width - _table_width(rows) - COLUMN_GAP))
+
+
+def _table_width(rows: Sequence[Sequence[str]]) -> int:
+    """Return the smallest width of a table, in which the names of the first column are folded."""
+    names, *numbers = zip(*rows, strict=True)
+    widths = [min(max(map(len, names)), FOLDED_NAME), *(max(map(len, column)) for column in numbers)]
+    return sum(widths) + COLUMN_GAP * len(widths)
+
+
+def sparkline(values: Sequence[float | None], lowest: float, highest: float, *, most: int = SPARKS) -> str:
+    """Draw numbers as bars between `lowest` and `highest`, at most `most` bars. A missing number is a space.
 
     >>> sparkline([0.0, 0.5, None, 1.0], 0.0, 1.0), sparkline([2.0, 2.0], 2.0, 2.0)
     ('▁▅ █', '▁▁')
     """
     width = highest - lowest
-    chosen = values[:: max(1, -(-len(values) // SPARKS))]
+    chosen = values[:: max(1, -(-len(values) // most))]
     if chosen and len(chosen) < len(values):
         chosen = [*chosen[:-1], values[-1]]
     return "".join(
         " " if value is None else BARS[min(7, int(8 * (value - lowest) / width)) if width > 0 else 0]
         for value in chosen
     )
-
-
-SPARKS = 20
-"""Largest number of bars of a sparkline."""
 
 
 def age(time: str) -> str:
@@ -450,9 +465,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def has_room(rows: Sequence[Sequence[str]]) -> bool:
     """Whether the terminal is wide enough for the numbers of a table. The names may be folded, but a folded number misleads."""
-    names, *numbers = zip(*rows, strict=True)
-    widths = [min(max(map(len, names)), FOLDED_NAME), *(max(map(len, column)) for column in numbers)]
-    return sum(widths) + 2 * len(widths) <= Console().width
+    return _table_width(rows) <= Console().width
 
 
 def share(part: int, whole: int) -> str:

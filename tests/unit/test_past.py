@@ -46,6 +46,11 @@ def test_mix_lists_the_draws_of_a_run_of_any_policy(run: Path, shards: ShardSet)
         for draw, skill, sample_id in zip(range(200), batch.skill, batch.fields["id"], strict=True)
     ]
     assert stream(run, shards, 200) == expected
+    outcome = skillshard("mix", shards.root, "--ledger", run.parent / "typo", "--draws", 3)
+    assert outcome.code == 2 and "holds no run. Give the ledger of a run to list its draws" in " ".join(
+        outcome.err.replace("│", "").split()
+    )
+    assert not (run.parent / "typo").exists()
     outcome = skillshard("mix", shards.root, "--ledger", run, "--draws", 3, "--first", 10_000)
     assert (outcome.code, outcome.out) == (0, "") and "note: the run has decided 256 draws." in outcome.err
     assert "is the ledger of another run" in fails("mix", shards.root, "--ledger", run, "--draws", 3, "--seed", 1)

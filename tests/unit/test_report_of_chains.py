@@ -112,7 +112,7 @@ def test_a_change_names_each_skill_and_each_argument_that_changed(root: Path, sh
         return difference(*(open_records(DirectoryLedger(tmp_path / name)) for name in (first, second))).sentence
 
     second.report(5, {"add": 3.0, "opposite": 1.0})
-    second.batch(50, 50)
+    second.batch(50, 100)
     (run,) = report_facts([tmp_path / "b"]).runs
     (change,) = [event.sentence for event in run.events if event.kind == "change"]
     assert change == (

@@ -250,3 +250,14 @@ def test_a_sparkline_ends_with_the_newest_value_and_has_a_limited_width() -> Non
     assert sparkline([float(number) for number in range(1000)], 0.0, 999.0)[-1] == "█"
     assert len(sparkline([0.0] * 1000, 0.0, 1.0)) <= 20
     assert sparkline([], 0.0, 1.0) == ""
+
+
+@pytest.mark.parametrize("columns", [75, 80, 90, 120])
+def test_a_sparkline_stands_on_one_line_in_any_terminal(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    trained(shards, tmp_path / "run", policies.loss_order(eta=0.5), falling(shards, 24), num_steps=120)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = [line for line in works("inspect", tmp_path / "run").splitlines() if set(line) & set("▁▂▃▄▅▆▇█")]
+    # A line of each skill in each of the two tables.
+    assert [line.split()[0] for line in lines] == [*shards.skills, *shards.skills]
