@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import canonical, places, storage
@@ -126,7 +127,7 @@ def _refuse_nested_values(content: Mapping[str, Any], where: str) -> None:
             values = value if isinstance(value, list) else [value]
             if any(isinstance(item, dict | list) for item in values):
                 raise PipelineError(
-                    f"{where}: {name}.{key} is {shortened(canonical.to_json(value).decode())}, and the values of an option are those of the command line: a string, "
+                    f"{where}: {name}.{key} is {shortened(orjson.dumps(value, default=str).decode())}, and the values of an option are those of the command line: a string, "
                     "a number, true or false, or a list of such values. A mapping of names stands in a file of its own, which the option names."
                 )
 
