@@ -12,15 +12,16 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from skillshard import artefact, canonical, places, storage
 from skillshard.corpus import RESTS, Corpus, FileLayout, Packing, Partition
+from skillshard.corpus.recorded import check_recorded
 from skillshard.errors import TagsError
 from skillshard.printable import counted
 from skillshard.progress import advance
@@ -137,12 +138,24 @@ class TagsSetAside(BaseModel):
     num_rows: int = Field(ge=1, description="the rest of a file that was set aside counts as one row")
 
 
+def _check_made_from(made_from: dict[str, Any]) -> dict[str, Any]:
+    """Raise ValueError if a value that a reader of tags looks up is missing or has another type."""
+    for name in ("arguments", "inputs"):
+        if name not in made_from:
+            raise ValueError(f"{name} is missing")
+    checked = check_recorded(made_from)
+    for name in ("reading", "partition_bytes"):
+        if name not in made_from["arguments"]:
+            raise ValueError(f"arguments.{name} is missing")
+    return checked
+
+
 class _TagsManifest(BaseModel):
     """The content of tags.json in all versions, without the parts."""
 
     model_config = ConfigDict(extra="forbid")
 
-    made_from: dict[str, Any] = Field(
+    made_from: Annotated[dict[str, Any], AfterValidator(_check_made_from)] = Field(
         description="command, arguments and inputs (names and sizes), which determine the bytes"
     )
     skills: list[TagsSkill] = Field(description="in the order of their names")
@@ -238,7 +251,7 @@ def kinds_of(lines: Iterable[bytes]) -> Counter[tuple[str, str, str | None]]:
     return counts
 
 
-_VERSIONS: dict[Any, tuple[str, type[TagsManifest1] | type[TagsManifest]]] = {
+_VERSIONS: dict[str, tuple[str, type[TagsManifest1] | type[TagsManifest]]] = {
     "skillshard/tags/1": ("tags-1.json", TagsManifest1),
     "skillshard/tags/2": ("tags-2.json", TagsManifest),
     "skillshard/tags/3": ("tags-3.json", TagsManifest3),
@@ -270,7 +283,7 @@ class Tags:
         data = storage.read_bytes(manifest_place)
         content = canonical.from_json(data, places.public(manifest_place))
         version = content.get("schema") if isinstance(content, dict) else None
-        schema, model = _VERSIONS.get(version, _VERSIONS["skillshard/tags/2"])
+        schema, model = _VERSIONS.get(version if isinstance(version, str) else "", _VERSIONS["skillshard/tags/2"])
         manifest = artefact.parse_manifest(
             data,
             model,

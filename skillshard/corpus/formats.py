@@ -2,7 +2,7 @@
 
 import codecs
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from skillshard.errors import CorpusError
@@ -132,10 +132,21 @@ class FileLayout:
     def from_json(cls, value: dict[str, Any]) -> "FileLayout":
         """Return the layout with the values of `to_json`.
 
+        Raises:
+            CorpusError: The values are not those of a layout.
+
         >>> FileLayout.from_json({"header": ["text", "label"]}).header
         ('text', 'label')
         """
         header = value.get("header")
+        texts = [
+            *(header if type(header) is list else [header] * ("header" in value)),
+            *{**value, "header": ""}.values(),
+        ]
+        if set(value) - {field.name for field in fields(cls)} or not {str}.issuperset(map(type, texts)):
+            raise CorpusError(
+                f"not the layout of a corpus: {value}. Another version of skillshard recorded the layout: tag the corpus again."
+            )
         return cls(**{**value, "header": None if header is None else tuple(header)})
 
 

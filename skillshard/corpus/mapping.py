@@ -7,6 +7,7 @@ agree on ids and texts.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import starmap
 from typing import Any
 
 from skillshard.corpus.formats import FileLayout
@@ -306,11 +307,22 @@ class CorpusReading:
         rest = {key: item for key, item in value.items() if key != "max_sample_bytes"}
         known = {argument.name for argument in fields(FieldMapping) if argument.init}
         mappings = rest["corpora"] if set(rest) == {"corpora"} else {"": rest}
-        if "max_sample_bytes" not in value or any(set(mapping) - known for mapping in mappings.values()):
+        is_known = type(mappings) is dict and all(
+            type(mapping) is dict and not set(mapping) - known and all(starmap(_is_recorded, mapping.items()))
+            for mapping in mappings.values()
+        )
+        if not mappings or not is_known or type(value.get("max_sample_bytes")) is not int:
             raise CorpusError(
                 f"not the reading of a corpus: {dict(value)}. Another version of skillshard recorded the reading: tag the corpus again."
             )
         return cls({prefix: FieldMapping(**mapping) for prefix, mapping in mappings.items()}, value["max_sample_bytes"])
+
+
+def _is_recorded(name: str, value: Any) -> bool:
+    """Return whether JSON may be the value of an argument of a field mapping."""
+    if name == "vocab_size":
+        return value is None or type(value) is int
+    return value is None or type(value) is str or (type(value) is list and {str}.issuperset(map(type, value)))
 
 
 def in_keys(sentence: str) -> str:

@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from skillshard import canonical
+from skillshard.corpus.recorded import check_recorded
 from skillshard.errors import ShardError
 
 MANIFEST = "manifest.json"
@@ -249,22 +250,7 @@ SPLIT_BY_ID = (
 """Warning about a manifest of version 1."""
 
 
-def _has_readable_arguments(made_from: dict[str, Any]) -> dict[str, Any]:
-    """Raise ValueError if the arguments that a reader of shards looks up have another type."""
-    arguments = made_from.get("arguments", {})
-    if not isinstance(arguments, dict):
-        raise ValueError(f"arguments is no object: {str(arguments)[:60]}")
-    for name, kind in (("members", list), ("reading", dict)):
-        if not isinstance(arguments.get(name, kind()), kind):
-            raise ValueError(
-                f"arguments.{name} is no {'list' if kind is list else 'object'}: {str(arguments[name])[:60]}"
-            )
-    if not all(isinstance(name, str) for name in arguments.get("members", [])):
-        raise ValueError("arguments.members is no list of names")
-    return made_from
-
-
-MadeFrom = Annotated[dict[str, Any], AfterValidator(_has_readable_arguments)]
+MadeFrom = Annotated[dict[str, Any], AfterValidator(check_recorded)]
 """Facts that determine the bytes of an artefact."""
 
 

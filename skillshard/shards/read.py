@@ -250,16 +250,25 @@ class ShardSet:
         Args:
             number: Number of the file in the keys beside a shard.
             edition: Edition of the shard (`SkillShards.editions`). An earlier set has the files of its own edition in its manifest.
+
+        Raises:
+            ShardError: The manifest names no such file.
         """
         if edition not in self._inputs:
             earlier = self.manifest.earlier if isinstance(self.manifest, Manifest4) else []
             self._inputs[edition] = (
-                ShardSet.open(places.resolve(earlier[edition].place, self.root)).manifest.made_from["inputs"]
+                ShardSet.open(places.resolve(earlier[edition].place, self.root)).manifest.made_from.get("inputs", [])
                 if edition < len(earlier)
-                else self.manifest.made_from["inputs"]
+                else self.manifest.made_from.get("inputs", [])
             )
-        name, _ = self._inputs[edition][number]
-        return str(name)
+        inputs = self._inputs[edition]
+        if number >= len(inputs):
+            raise ShardError(
+                f"{places.public(self.root)}: the manifest names {counted(len(inputs), 'corpus file')}, and the keys beside a shard name the file "
+                f"{number}, counted from 0: damaged or edited. {ANEW}"
+            )
+        name: str = inputs[number][0]
+        return name
 
     @cached_property
     def _inputs(self) -> dict[int, list[Any]]:

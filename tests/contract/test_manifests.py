@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from skillshard.corpus import Corpus
 from skillshard.errors import ShardError, SkillshardError
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import stratified
@@ -21,6 +22,7 @@ from skillshard.shards import write
 from skillshard.shards.manifest import Manifest, Manifest1, Manifest2
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import write_tokens
+from skillshard.tags import Tags
 from tests.commands import fails, works
 from tests.conftest import HERE, samples, tag_and_shard, write_corpus
 from tests.tokenizers_trained import byte_tokenizer
@@ -190,9 +192,46 @@ def test_any_value_in_any_place_is_taken_or_refused_and_never_ends_in_another_er
     try:
         opened = ShardSet.open(folder)
         opened.verify()
+        _ = opened.source_file(0), opened.token_form, opened.messages_field, opened.kept_members
         Mixer(opened, stratified(), ledger=folder / "run", round_draws=8).batch(0, 8)
     except SkillshardError as error:
         assert "\n" not in str(error)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_value_of_the_manifest_of_tags_is_read_or_refused_in_one_sentence(
+    data: st.DataObject, tagged: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    corpus, tags = tagged
+    manifest = json.loads((tags / "tags.json").read_text())
+    *way, last = data.draw(st.sampled_from(paths_of(manifest)[1:]))
+    inner = manifest
+    for key in way:
+        inner = inner[key]
+    if type(inner) is dict and data.draw(st.booleans()):
+        del inner[last]
+    else:
+        inner[last] = data.draw(HOSTILE)
+    folder = tmp_path_factory.mktemp("hostile-tags")
+    os.symlink(tags / "parts", folder / "parts")
+    (folder / "tags.json").write_text(json.dumps(manifest))
+    try:
+        opened = Tags.open(folder)
+        opened.verify()
+        opened.partitions_of(Corpus.open(corpus, layout=opened.layout))
+        write.write_shards(Corpus.open(corpus), opened, folder / "S", backend=HERE)
+    except SkillshardError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.fixture(scope="module")
+def tagged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Make a small corpus and its tags."""
+    folder = tmp_path_factory.mktemp("tagged")
+    write_corpus(folder / "C", samples(add=6, carry=4))
+    works("tag", "metadata", folder / "C", "--field", "skill", "--out", folder / "T", "--workers", 1)
+    return folder / "C", folder / "T"
 
 
 @pytest.mark.parametrize(
@@ -202,6 +241,14 @@ def test_any_value_in_any_place_is_taken_or_refused_and_never_ends_in_another_er
         ({"members": 3}, "arguments.members is no list: 3"),
         ({"members": [3]}, "arguments.members is no list of names"),
         ({"reading": ["text"]}, "arguments.reading is no object"),
+        (
+            {"reading": {"max_sample_bytes": 9, "text_field": 3}},
+            "arguments.reading is {'max_sample_bytes': 9, 'text_field': 3}",
+        ),
+        (
+            {"reading": {"max_sample_bytes": 9, "corpora": ["a"]}},
+            "arguments.reading is {'max_sample_bytes': 9, 'corpora': ['a']}",
+        ),
     ],
 )
 def test_arguments_that_a_reader_cannot_look_up_are_refused(copied: Path, arguments: Any, sentence: str) -> None:
