@@ -95,8 +95,11 @@ def go_on(
     Give the new ledger to the training script. Its checkpoint of this draw begins the new run.
     """
     from skillshard.artefact import refuse_nested
-    from skillshard.mixing.continuation import beginning_of, draw_after, hand_over, matched, note_before, put_handover
+    from skillshard.mixing.beginning import policy_at_beginning
+    from skillshard.mixing.chain import note_before
+    from skillshard.mixing.handover import draw_after, hand_over, put_handover
     from skillshard.mixing.ledger import DirectoryLedger, skipped_by
+    from skillshard.mixing.matched_skills import matched
     from skillshard.mixing.named_policy import Context
     from skillshard.mixing.policy_file import policy_given
     from skillshard.mixing.records import open_records
@@ -141,7 +144,7 @@ def go_on(
         opened = choose_skills(cache.open(shards), skills)
         known = matched(handover, opened, seed=records.run.seed)
         if policy is not None:
-            policy_of_run, beginning = beginning_of(
+            policy_of_run, beginning = policy_at_beginning(
                 policy_given(policy, Context(skills=opened.skills)),
                 handover,
                 known,

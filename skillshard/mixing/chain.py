@@ -1,11 +1,73 @@
-"""The chain of a run: the run, and the runs that the run continues, each up to the draw at which the next run begins."""
+"""The chain of a run: the run, and the runs that the run continues, each up to the draw at which the next run begins.
 
+    RUN/beside/before.json     the place of the ledger of the run before
+
+The note is no record, so a run whose note is missing or wrong is still whole.
+"""
+
+import json
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-from skillshard.mixing.continuation import EarlierRun, earlier_runs
-from skillshard.mixing.ledger import DirectoryLedger, RunRecord
+from skillshard import canonical
+from skillshard.mixing.ledger import RUN, DirectoryLedger, Ledger, RunRecord, read_record
 from skillshard.mixing.records import Records, open_records
+
+BEFORE_NOTE = "beside/before.json"
+"""Name of the note on the place of the ledger of the run before, beside the records of a run."""
+
+
+class EarlierRun(NamedTuple):
+    """A run that another run has continued.
+
+    Attributes:
+        place: Place of its ledger. None: unknown.
+        run: Checksum of its run.json.
+        first_draw: First draw of the run. None: its ledger is not at the place.
+        end_draw: Draw from which the next run continues.
+        step: Number of optimizer steps taken at this draw. None: unknown.
+        policy: Policy of the run. None: its ledger is not at the place.
+    """
+
+    place: str | None
+    run: str
+    first_draw: int | None
+    end_draw: int
+    step: int | None
+    policy: str | None
+
+
+def note_before(ledger: Ledger, old_ledger: Ledger) -> None:
+    """Note the place of the ledger of the run before, for commands that look at the run later. The note is no record."""
+    if isinstance(ledger, DirectoryLedger) and isinstance(old_ledger, DirectoryLedger):
+        # A relative place, so that a directory of runs may move as a whole.
+        place = os.path.relpath(Path(old_ledger.root).absolute(), Path(ledger.root).absolute())
+        ledger.put(BEFORE_NOTE, canonical.to_json({"place": place}))
+
+
+def earlier_runs(ledger: DirectoryLedger) -> list[EarlierRun]:
+    """List the runs that a run continues, the oldest first. The list begins with a run whose ledger is not at the noted place, if any.
+
+    Raises:
+        LedgerError: A ledger holds no run, or its record is damaged.
+    """
+    earlier: list[EarlierRun] = []
+    run = open_records(ledger).run
+    while run.continues is not None:
+        begun = run.continues
+        note = ledger.get(BEFORE_NOTE)
+        place = None
+        if note is not None:
+            place = os.path.normpath(os.path.join(ledger.root, str(json.loads(note)["place"])))
+        before = None if place is None else read_record(DirectoryLedger(place), RUN, RunRecord)
+        if before is None or before.checksum != begun.run:
+            earlier.insert(0, EarlierRun(place, begun.run, None, begun.draw, begun.step, None))
+            break
+        earlier.insert(0, EarlierRun(place, begun.run, before.first_draw, begun.draw, begun.step, before.policy))
+        ledger, run = DirectoryLedger(place or ""), before
+    return earlier
 
 
 class Segment(NamedTuple):

@@ -31,17 +31,11 @@ from skillshard.mixing.arguments import (
     tokens_of_skills,
 )
 from skillshard.mixing.batch import NO_FIELDS, Batch, MixedSample
-from skillshard.mixing.continuation import (
-    content_of,
-    continued_by,
-    hand_over,
-    matched,
-    note_before,
-    put_handover,
-    with_skips,
-)
+from skillshard.mixing.beginning import continued_by, with_skips
+from skillshard.mixing.chain import note_before
 from skillshard.mixing.counts import drawn_at
 from skillshard.mixing.fields import check_fields, rows_of
+from skillshard.mixing.handover import hand_over, put_handover
 from skillshard.mixing.ledger import (
     HANDOVER,
     DirectoryLedger,
@@ -52,6 +46,7 @@ from skillshard.mixing.ledger import (
     RunRecord,
     read_record,
 )
+from skillshard.mixing.matched_skills import content_of, matched
 from skillshard.mixing.members import MEMBERS_AHEAD, check_members
 from skillshard.mixing.metrics import MOST_SKILLS, Row, scalars, table
 from skillshard.mixing.order import ORDER_VERSION

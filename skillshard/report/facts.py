@@ -19,7 +19,7 @@ from skillshard.graph.skill_graph import GraphFile, read_graph
 from skillshard.graph.statistics import Gain, Statistics, gains_of, statistics
 from skillshard.loss import LossKind
 from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms, reads_losses
-from skillshard.mixing.continuation import earlier_runs
+from skillshard.mixing.chain import earlier_runs
 from skillshard.mixing.counts import drawn_at, in_unit, intended_at
 from skillshard.mixing.ledger import DirectoryLedger, Lag, ObservationRecord, RoundRecord, RunRecord, skipped_by
 from skillshard.mixing.records import Records, open_records, resumes

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skillshard.errors import LedgerError, PolicyError, TokensError
-from skillshard.mixing.continuation import hand_over
+from skillshard.mixing.handover import hand_over
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
