@@ -14,6 +14,8 @@ from skillshard.mixing.handover import fields_of
 from skillshard.mixing.ledger import (
     AheadRunRecord,
     BlocksHandoverRecord,
+    BlockSkipsBlocksRunRecord,
+    BlockSkipsRunRecord,
     BlocksRunRecord,
     HandoverRecord,
     RunRecord,
@@ -26,6 +28,7 @@ from skillshard.mixing.matched_skills import Matched
 from skillshard.mixing.place_records import (
     AheadEpoch,
     AheadSkippedPart,
+    BlocksSkippedPart,
     Continued,
     CopiedObservation,
     SeenObservation,
@@ -110,7 +113,8 @@ def with_skips(run: RunRecord, handover: HandoverRecord | None, tokens: TokenSet
     ahead = grown_ahead(ahead_of(handover), [*run.continues.skills, *run.continues.absent])
     _refuse_end_before(run, run.continues, ahead)
     if run.blocks is not None and tokens is not None:
-        if fields["skipped"] is not None:
+        has_skipped_blocks = isinstance(fields["skipped"], BlocksSkippedPart)
+        if fields["skipped"] is not None and not has_skipped_blocks:
             fields["skipped"] = AheadSkippedPart(**({"ahead": []} | dict(fields["skipped"])))
         goes_on = isinstance(handover, BlocksHandoverRecord) and (handover.encoding, handover.separator) == (
             tokens.encoding,
@@ -119,9 +123,12 @@ def with_skips(run: RunRecord, handover: HandoverRecord | None, tokens: TokenSet
         known = {place.label for place in (*run.continues.skills, *run.continues.absent)}
         cuts = [cut for cut in handover.cuts if cut.label in known] if goes_on else []  # type: ignore[attr-defined]
         fields |= {"ahead": ahead, "cuts": cuts}
-        begun = BlocksRunRecord(**fields, drawn=[0] * len(run.skills))
+        begun = BlocksRunRecord(**{**fields, "skipped": None}, drawn=[0] * len(run.skills))
         own = blocks_of_run(begun, [tokens.train[skill] for skill in run.skills])
-        return BlocksRunRecord(**fields, drawn=[skill.drawn for skill in own])
+        model = BlockSkipsBlocksRunRecord if has_skipped_blocks else BlocksRunRecord
+        return model(**fields, drawn=[skill.drawn for skill in own])
+    if isinstance(fields["skipped"], BlocksSkippedPart):
+        return BlockSkipsRunRecord(**fields, ahead=ahead)
     if ahead:
         return AheadRunRecord(**fields, ahead=ahead)
     if fields["open_skips"] or fields["skipped"] is not None:

@@ -7,7 +7,7 @@ of the new run may differ. docs/design/0016 has the reasons.
 """
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from skillshard.mixing.ledger import (
     RUN,
     AheadHandoverRecord,
     BlocksHandoverRecord,
+    BlockSkipsHandoverRecord,
     BlockUnit,
     HandoverRecord,
     Ledger,
@@ -35,8 +36,11 @@ from skillshard.mixing.place_records import (
     AheadSkippedPart,
     CutSample,
     SeenObservation,
+    SkipInEpoch,
+    SkippedPart,
 )
 from skillshard.mixing.positions import (
+    Standing,
     advanced,
     after_skip,
     ahead_in,
@@ -45,8 +49,9 @@ from skillshard.mixing.positions import (
     standings_after,
 )
 from skillshard.mixing.records import Records, counted_at, open_records, round_up_to
-from skillshard.mixing.seen_draws import SavedPlace, refuse_inside_blocks, refuse_other_tokens, seen_draws
-from skillshard.mixing.skill_blocks import blocks_of_run
+from skillshard.mixing.seen_draws import ConsumedBlocks, SavedPlace, refuse_inside_blocks, seen_draws
+from skillshard.mixing.skill_blocks import SkillBlocks, blocks_of_run, refuse_other_tokens
+from skillshard.mixing.skipped_blocks import skipped_blocks
 from skillshard.mixing.skipping import Stretch, given_stretches, skipped_part
 from skillshard.mixing.steps import Steps
 from skillshard.shards.token_set import SkillTokens, TokenSet
@@ -73,7 +78,7 @@ def hand_over(
         skip: Stretches of the run's draws that the new run skips, as for `skillshard.mixing.skipping.skipped_part`.
         records: Records of the generation that counts. None: the newest generation.
         saved: Place of the saved state that gave the draw. None: the draw was given as a number.
-        tokens: Tokens of the run, for a saved state inside a round that was packed by best-fit.
+        tokens: Tokens of the run, if its draws are blocks, or for a saved state inside a round that was packed by best-fit.
 
     Raises:
         LedgerError: The ledger holds no run, a record is damaged, the run has not decided the draw or a skipped stretch, or a stretch begins
@@ -83,46 +88,17 @@ def hand_over(
     """
     records = open_records(ledger) if records is None else records
     run = records.run
-    if run.blocks is not None and skip:
-        raise LedgerError(
-            f"skip names draws whose samples count as seen, and the draws of the run of {ledger} are blocks of tokens (unit 'blocks'): leave out `skip`."
-        )
     newest = _last_round_begun(records, draw)
-    drawn = run.drawn_before if newest is None else drawn_at(run, newest, draw)
-    starts = beginnings(run)
+    left = _left_by(records, draw, newest, skip, saved, tokens)
     observations, num_unread = _last_observations(records, draw, newest)
     state = None if run.continues is None else run.continues.policy_state
     weights = None if run.continues is None else run.continues.weights_before
-    consumed, first_skipped, cuts = None, draw, cuts_of(run)
-    if run.blocks is None and newest is not None and draw < newest.first_draw + newest.num_draws:
-        consumed = None if saved is None else saved.consumed
-        refuse_inside_blocks(ledger, newest, draw, saved)
-    if newest is not None and consumed is not None:
-        parts = seen_draws(run, newest, draw, consumed, tokens)
-        begun = [advanced(start, num, run.seed) for start, num in zip(starts, newest.drawn_before, strict=False)]
-        after = [after_skip(start, own, run.seed) for start, own in zip(begun, parts, strict=True)]
-        first_skipped = newest.first_draw + newest.num_draws
-    elif run.blocks is not None:
-        after = []
-        for own, num in zip(blocks_of_run(run, _tokens_of(run, run.blocks, tokens)), drawn, strict=True):
-            standing, left = own.after(num)
-            after.append(standing)
-            cuts[standing.place.label] = left
-    else:
-        after = [advanced(start, num, run.seed) for start, num in zip(starts, drawn, strict=False)]
-    after += starts[len(drawn) :]  # absent skills follow the skills of the run, and no draw moves them
-    open_skips, skipped = skips_in(after, open_skips_of(run)), None
-    if skip:
-        skipped = skipped_part(records, skip, draw=first_skipped, before=after, earlier=open_skips)
-        after = standings_after(skipped)
-        open_skips = skips_in(after, open_skips)
-    ahead = ahead_in(after)
     handover = HandoverRecord(
         run=run.checksum,
         draw=draw,
         step=_step_after(records, draw) if step is None else step,
         num_rounds=run.num_rounds_before + (0 if newest is None else newest.round + 1),
-        skills=[standing.place for standing in after],
+        skills=[standing.place for standing in left.after],
         present=run.skills,
         weights=weights if newest is None else newest.weights,
         unit=run.unit,
@@ -134,22 +110,95 @@ def hand_over(
         measured_on=run.measured_on,
         observations=observations,
         num_unread=num_unread,
-        last_skill=None
-        if consumed is not None or run.blocks is not None
-        else _last_skill(records, newest, draw, [start.place.label for start in starts]),
+        last_skill=_last_skill(records, newest, draw) if left.is_in_order else None,
         restart=sorted(restart),
     )
-    fields = fields_of(handover)
-    if run.blocks is not None and tokens is not None:
-        return BlocksHandoverRecord(
-            **fields,
-            skipped=None,
-            open_skips=open_skips,
-            ahead=ahead,
-            encoding=tokens.encoding,
-            separator=run.blocks.separator,
-            cuts=[CutSample(label=label, left=left) for label, left in sorted(cuts.items()) if left],
+    return _extended(handover, left, run, tokens)
+
+
+class _Left(NamedTuple):
+    """The places that a run leaves.
+
+    Attributes:
+        after: Where each skill stands, then where each absent skill stands. Skipped samples count as drawn.
+        is_in_order: Whether the draws are samples, and the model has seen them in the order of the stream.
+        skipped: Draws that the new run skips, or None.
+        earlier: Skips in the open epochs that were known before `skipped`, the oldest first.
+        cuts: Label of each skill with a cut sample -> number of tokens of the sample that no block has.
+    """
+
+    after: list[Standing]
+    is_in_order: bool
+    skipped: SkippedPart | None
+    earlier: list[SkipInEpoch]
+    cuts: dict[str, int]
+
+
+def _left_by(
+    records: Records,
+    draw: int,
+    newest: RoundRecord | None,
+    skip: Sequence[Stretch],
+    saved: SavedPlace | None,
+    tokens: TokenSet | None,
+) -> _Left:
+    """Return the places that a run leaves at a draw to a run that skips some stretches. The arguments are those of `hand_over`."""
+    run = records.run
+    drawn = run.drawn_before if newest is None else drawn_at(run, newest, draw)
+    starts = beginnings(run)
+    absent = starts[len(drawn) :]  # absent skills follow the skills of the run, and no draw moves them
+    cuts, earlier, first_skipped, is_in_order = cuts_of(run), open_skips_of(run), draw, run.blocks is None
+    blocks: list[SkillBlocks] = []
+    skipped: SkippedPart
+    if run.blocks is not None:
+        blocks = blocks_of_run(run, _tokens_of(run, run.blocks, tokens))
+        places = [own.after(num) for own, num in zip(blocks, drawn, strict=True)]
+        after = [standing for standing, _ in places]
+        cuts |= {standing.place.label: left for standing, left in places}
+    elif newest is not None and (consumed := _consumed(records.ledger, newest, draw, saved)) is not None:
+        parts = seen_draws(run, newest, draw, consumed, tokens)
+        begun = [advanced(start, num, run.seed) for start, num in zip(starts, newest.drawn_before, strict=False)]
+        after = [after_skip(start, own, run.seed) for start, own in zip(begun, parts, strict=True)]
+        first_skipped, is_in_order = newest.first_draw + newest.num_draws, False
+    else:
+        after = [advanced(start, num, run.seed) for start, num in zip(starts, drawn, strict=False)]
+    after += absent
+    if not skip:
+        return _Left(after, is_in_order, None, earlier, cuts)
+    open_skips = skips_in(after, earlier)
+    if run.blocks is None:
+        skipped = skipped_part(records, skip, draw=first_skipped, before=after, earlier=open_skips)
+    else:
+        skipped, cuts_after = skipped_blocks(
+            records, skip, draw=draw, blocks=blocks, drawn=drawn, before=after, earlier=open_skips
         )
+        cuts |= cuts_after
+    return _Left(standings_after(skipped), is_in_order, skipped, open_skips, cuts)
+
+
+def _consumed(ledger: Ledger, newest: RoundRecord, draw: int, saved: SavedPlace | None) -> ConsumedBlocks | None:
+    """Return the consumed blocks of a round that was packed by best-fit and that the draw cuts, or None for another round."""
+    if draw == newest.first_draw + newest.num_draws:
+        return None
+    refuse_inside_blocks(ledger, newest, draw, saved)
+    return None if saved is None else saved.consumed
+
+
+def _extended(handover: HandoverRecord, left: _Left, run: RunRecord, tokens: TokenSet | None) -> HandoverRecord:
+    """Add the skips and the cut samples to a handover. A handover without them stays as it is."""
+    fields, open_skips, ahead = fields_of(handover), skips_in(left.after, left.earlier), ahead_in(left.after)
+    skipped = left.skipped
+    if run.blocks is not None and tokens is not None:
+        model: type[BlocksHandoverRecord] = BlocksHandoverRecord if skipped is None else BlockSkipsHandoverRecord
+        fields |= {
+            "skipped": skipped,
+            "open_skips": open_skips,
+            "ahead": ahead,
+            "encoding": tokens.encoding,
+            "separator": run.blocks.separator,
+            "cuts": [CutSample(label=label, left=num) for label, num in sorted(left.cuts.items()) if num],
+        }
+        return model(**fields)
     if ahead:
         if skipped is not None and not isinstance(skipped, AheadSkippedPart):
             skipped = AheadSkippedPart(**dict(skipped), ahead=[])
@@ -166,7 +215,7 @@ def _tokens_of(run: RunRecord, unit: BlockUnit, tokens: TokenSet | None) -> list
             "the draws of the run are blocks of tokens (unit 'blocks'), and the tokens say which samples the blocks have. Give `old_tokens`, the tokens "
             "of the run that is continued."
         )
-    refuse_other_tokens(tokens, unit)
+    refuse_other_tokens(tokens, unit, "the run that is continued")
     return [tokens.train[skill] for skill in run.skills]
 
 
@@ -255,7 +304,7 @@ def _seen(records: Records, observation: ObservationRecord, newest: RoundRecord 
     )
 
 
-def _last_skill(records: Records, newest: RoundRecord | None, draw: int, labels: Sequence[str]) -> str | None:
+def _last_skill(records: Records, newest: RoundRecord | None, draw: int) -> str | None:
     """Return the label of the skill of the last draw before a draw."""
     run = records.run
     if newest is None:
@@ -263,7 +312,7 @@ def _last_skill(records: Records, newest: RoundRecord | None, draw: int, labels:
         before = read_record(records.ledger, HANDOVER, HandoverRecord) if run.continues else None
         return before.last_skill if before is not None and skipped_by(run) is None else None
     skill, _ = interleave(np.array(newest.counts), "round", run.seed, newest.round)
-    return labels[int(skill[draw - 1 - newest.first_draw])]
+    return beginnings(run)[int(skill[draw - 1 - newest.first_draw])].place.label
 
 
 def put_handover(ledger: Ledger, handover: HandoverRecord) -> None:

@@ -28,6 +28,7 @@ from skillshard.loss import LossKind, MeasuredOn
 from skillshard.mixing.place_records import (
     AheadEpoch,
     AheadSkippedPart,
+    BlocksSkippedPart,
     Continued,
     CutSample,
     SeenObservation,
@@ -140,6 +141,13 @@ class BlocksHandoverRecord(AheadHandoverRecord):
     encoding: str = Field(description="digest of the tokenizer, its special tokens and the rendering of conversations")
     separator: str | None = Field(description="text of the token after each sample; null without a separator")
     cuts: list[CutSample] = Field(description="cut samples of skills")
+
+
+class BlockSkipsHandoverRecord(BlocksHandoverRecord):
+    """The handover of a run whose draws are blocks of one skill, if the new run skips blocks."""
+
+    schema_version: Literal["skillshard/handover/5"] = Field("skillshard/handover/5", alias="schema")  # type: ignore[assignment]
+    skipped: BlocksSkippedPart = Field(description="blocks that the new run skips")
 
 
 class BlockUnit(BaseModel):
@@ -333,6 +341,20 @@ class BlocksRunRecord(AheadRunRecord):
         if self.blocks is None or self.continues is None:
             raise ValueError("the draws are no blocks, or the run continues no run")
         return self
+
+
+class BlockSkipsRunRecord(AheadRunRecord):
+    """A run of samples that skips blocks of one skill of the run before."""
+
+    schema_version: Literal["skillshard/run/9"] = Field("skillshard/run/9", alias="schema")  # type: ignore[assignment]
+    skipped: BlocksSkippedPart = Field(description="blocks that the run skips")
+
+
+class BlockSkipsBlocksRunRecord(BlocksRunRecord):
+    """A run with blocks of one skill as draws that skips blocks of the run before."""
+
+    schema_version: Literal["skillshard/run/10"] = Field("skillshard/run/10", alias="schema")  # type: ignore[assignment]
+    skipped: BlocksSkippedPart = Field(description="blocks that the run skips")
 
 
 def skipped_by(record: RunRecord | HandoverRecord) -> SkippedPart | None:
@@ -708,12 +730,15 @@ _EXTENDED: dict[type[LedgerRecord], dict[Any, type[LedgerRecord]]] = {
         "skillshard/handover/2": SkippingHandoverRecord,
         "skillshard/handover/3": AheadHandoverRecord,
         "skillshard/handover/4": BlocksHandoverRecord,
+        "skillshard/handover/5": BlockSkipsHandoverRecord,
     },
     RoundRecord: {"skillshard/round/3": SteeredRoundRecord},
     RunRecord: {
         "skillshard/run/6": SkippingRunRecord,
         "skillshard/run/7": AheadRunRecord,
         "skillshard/run/8": BlocksRunRecord,
+        "skillshard/run/9": BlockSkipsRunRecord,
+        "skillshard/run/10": BlockSkipsBlocksRunRecord,
     },
 }
 """Kind of record -> schema -> kind with more fields, which a run has only if it uses them. All other runs keep their bytes."""

@@ -16,6 +16,7 @@ from skillshard.mixing.ledger import HANDOVER, DirectoryLedger, HandoverRecord, 
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.named_policy import HOLDERS, Context, policy_of_text
 from skillshard.mixing.policy_file import is_by_name, policy_given
+from skillshard.mixing.recorded_blocks import RecordedBlock
 from skillshard.mixing.recorded_chain import RecordedChain
 from skillshard.mixing.rounds import MANY_EPOCHS, EndOfStream, warn_of_repetition
 from skillshard.mixing.weights_file import read_weights
@@ -285,14 +286,17 @@ def _refuse_before_the_beginning(ledger: DirectoryLedger, first: int) -> None:
 
 
 def list_recorded(past: RecordedChain, *, first: int, num: int) -> Listing:
-    """List the draws first .. first + num - 1 of a run of any policy and of the runs before, as far as the rounds are decided."""
+    """List the draws first .. first + num - 1 of a run of any policy and of the runs before, as far as the rounds are decided.
+
+    The line of a draw that is a block has the ids of all samples with a token in the block, in the field "ids".
+    """
     draws = range(first, min(first + num, past.num_draws))
     lines: list[bytes] = []
     for start in range(0, len(draws), DRAWS_AT_ONCE):
         advance(start, len(draws))
         lines += [
-            _line(sample.draw, sample.skill, sample.id)
-            for _, sample in past.samples(draws[start : start + DRAWS_AT_ONCE])
+            _block_line(draw) if isinstance(draw, RecordedBlock) else _line(draw.draw, draw.skill, draw.id)
+            for _, draw in past.samples(draws[start : start + DRAWS_AT_ONCE])
         ]
     return Listing(b"".join(lines), len(lines))
 
@@ -342,6 +346,11 @@ def _lines(mixer: Mixer, first: int, num: int) -> list[bytes]:
 
 def _line(draw: int, skill: str, sample_id: str) -> bytes:
     return orjson.dumps({"draw": draw, "skill": skill, "id": sample_id}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _block_line(block: RecordedBlock) -> bytes:
+    ids = [part.id for part in block.parts]
+    return orjson.dumps({"draw": block.draw, "skill": block.skill, "ids": ids}, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def decide(mixer: Mixer, num_draws: int) -> None:

@@ -49,10 +49,10 @@ from skillshard.mixing.ledger import (
 from skillshard.mixing.matched_skills import content_of, matched
 from skillshard.mixing.members import MEMBERS_AHEAD, check_members
 from skillshard.mixing.metrics import MOST_SKILLS, Row, scalars, table
+from skillshard.mixing.noted_places import SHARDS_NOTE, TOKENS_NOTE, note_place
 from skillshard.mixing.order import ORDER_VERSION
 from skillshard.mixing.place_records import Continued
 from skillshard.mixing.positions import last_sample, orders_of
-from skillshard.mixing.recorded import note_shards
 from skillshard.mixing.records import RECORDS_KEPT, open_records
 from skillshard.mixing.replay import refuse_other_loss
 from skillshard.mixing.round_plan import Places, RoundPlan, joined, plan_round, read_ahead
@@ -269,7 +269,9 @@ class Mixer:
             self.ledger, policy, run, wait_s=wait_s, job=job, on_bad_loss=on_bad_loss, held_out=held_out
         )
         if self._rounds.began:
-            note_shards(self.ledger, shards.root)
+            note_place(self.ledger, SHARDS_NOTE, shards.root)
+            if self.blocks is not None and tokens is not None:
+                note_place(self.ledger, TOKENS_NOTE, tokens.root)
         self._draw = run.first_draw
         self.clock = Clock(DRAWS, None if step_draws is None else operator.index(step_draws))
         if continues is not None:

@@ -70,8 +70,8 @@ class SkippedDraws(BaseModel):
     num: int = Field(ge=1)
 
 
-class SkippedStretch(BaseModel):
-    """Neighbouring draws of the run before whose samples the new run skips."""
+class SkippedInOrder(BaseModel):
+    """Neighbouring draws of the run before that the new run skips, and the skipped samples in the orders of their skills."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -79,12 +79,6 @@ class SkippedStretch(BaseModel):
     num: int = Field(ge=1, description="number of draws")
     why: str = Field(min_length=1, description="reason in the words of the user")
     skills: list[SkippedDraws] = Field(description="draws of each skill in the stretch")
-
-    @model_validator(mode="after")
-    def _fits(self) -> "SkippedStretch":
-        if sum(skill.num for skill in self.skills) != self.num:
-            raise ValueError(f"the draws of the skills do not sum to {self.num:,}")
-        return self
 
     @property
     def sentence(self) -> str:
@@ -95,6 +89,20 @@ class SkippedStretch(BaseModel):
         last = self.first + self.num - 1
         draws = f"draw {self.first:,}" if self.num == 1 else f"draws {self.first:,} to {last:,}"
         return f"{draws} of {run} {'is' if self.num == 1 else 'are'} skipped, because {self.why}"
+
+
+class SkippedStretch(SkippedInOrder):
+    """Neighbouring draws of the run before whose samples the new run skips."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SkippedStretch":
+        if sum(skill.num for skill in self.skills) != self.num:
+            raise ValueError(f"the draws of the skills do not sum to {self.num:,}")
+        return self
+
+
+class SkippedBlocks(SkippedInOrder):
+    """Neighbouring blocks of one skill of the run before that the new run skips, with the samples that have a token in these blocks."""
 
 
 class SkipInEpoch(BaseModel):
@@ -145,6 +153,25 @@ class AheadSkippedPart(SkippedPart):
     """The stretches that a run skips, if samples of later epochs were skipped before."""
 
     ahead: list[AheadEpoch] = Field(description="later epochs with skipped samples, without the skip")
+
+
+class SkipBegin(BaseModel):
+    """The place of a skill after the skipped blocks that follow the place of the run without a gap."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: str = Field(description="name of the skill in the key of its order")
+    drawn: int = Field(ge=0, description="number of the skill's samples before the place, over all epochs")
+    goes_on: bool = Field(
+        description="whether the last of these samples is cut and goes on in the first block of the new run"
+    )
+
+
+class BlocksSkippedPart(AheadSkippedPart):
+    """The stretches that a run skips, if the draws of the run before are blocks of one skill."""
+
+    stretches: list[SkippedBlocks] = Field(min_length=1, description="skipped blocks, rising")  # type: ignore[assignment]
+    begins: list[SkipBegin] = Field(description="place of each skill with a skipped block")
 
 
 class CutSample(BaseModel):

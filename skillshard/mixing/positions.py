@@ -10,6 +10,7 @@ from skillshard.mixing.ledger import RunRecord, ahead_of, open_skips_of, skipped
 from skillshard.mixing.place_records import (
     AheadEpoch,
     AheadSkippedPart,
+    BlocksSkippedPart,
     Layer,
     SkillPosition,
     SkipInEpoch,
@@ -36,6 +37,13 @@ class Standing(NamedTuple):
     def drawn(self) -> int:
         """Number of draws, as if the skill had always had its present samples. All skipped samples count."""
         return self.place.drawn + sum(epoch.num_skipped for epoch in self.ahead)
+
+
+def has_drawn(standing: Standing, epoch: int, position: int) -> bool:
+    """Return whether the sample at a position of an epoch counts as drawn."""
+    if epoch <= standing.place.epoch:
+        return epoch < standing.place.epoch or position < standing.place.position
+    return any(own.epoch == epoch and position < own.num_skipped for own in standing.ahead)
 
 
 def standings(
@@ -193,13 +201,15 @@ def grown_ahead(ahead: Sequence[AheadEpoch], places: Sequence[SkillPosition]) ->
     ]
 
 
-def after_skip(start: Standing, parts: Sequence[tuple[int, int]], seed: int) -> Standing:
+def after_skip(start: Standing, parts: Sequence[tuple[int, int]], seed: int, *, goes_on: bool = False) -> Standing:
     """Return where a run stands in the order of a skill after a skip. The skipped samples count as drawn.
 
     Args:
         start: Place before the skip.
         parts: First draw and end of each skipped part in the order of the skill, over all epochs: rising, disjoint, and not before the place.
         seed: Seed of the run before.
+        goes_on: Whether the last drawn sample is cut and goes on after the skip. This sample then stays the last drawn sample: it follows the skipped
+            samples of its epoch.
 
     Example:
         >>> start = Standing(untouched(skill="add", label="add", seed=0, content="", shard_rows=[10]))
@@ -210,26 +220,21 @@ def after_skip(start: Standing, parts: Sequence[tuple[int, int]], seed: int) -> 
         [(1, 3, [(2, 5)])]
     """
     num, drawn, left = start.place.num_samples, start.drawn, list(parts)
-    while left and left[0][0] == drawn:
+    while left and left[0][0] == drawn and not goes_on:
         drawn = left.pop(0)[1]
     after = advanced(start, drawn, seed)
     if not left:
         return after
-    of_epoch: dict[int, list[tuple[int, int]]] = {}
-    ahead = opened_ahead(after.ahead)
-    for draw, end in left:
-        while draw < end:
-            epoch, position = place_of(draw, num, ahead)
-            taken = min(end - draw, num - position)
-            of_epoch.setdefault(epoch, []).append((position, position + taken))
-            draw += taken
-    epoch, position = place_of(drawn, num, ahead)
+    of_epoch = _parts_of_epochs(left, num, opened_ahead(after.ahead))
+    epoch, position = after.place.epoch, after.place.position - 1
+    if not goes_on:
+        epoch, position = place_of(drawn, num, opened_ahead(after.ahead))
     own = of_epoch.pop(epoch, [])
     if own:
         # A finished epoch is closed, because the skip belongs to the next epoch.
         after = _at(_in_epoch(after, epoch, seed), position)
         skip, num_drawn = _skip(after.place.label, len(after.place.layers), position, own)
-        after = _at(after._replace(skips=(*after.skips, *skip)), num_drawn)
+        after = _at(after._replace(skips=(*after.skips, *skip)), num_drawn + goes_on)
     later = {known.epoch: known for known in after.ahead}
     for epoch, own in of_epoch.items():
         known = later.get(epoch)
@@ -246,6 +251,20 @@ def after_skip(start: Standing, parts: Sequence[tuple[int, int]], seed: int) -> 
     return after._replace(ahead=tuple(later[epoch] for epoch in sorted(later)))
 
 
+def _parts_of_epochs(
+    parts: Sequence[tuple[int, int]], num_samples: int, ahead: Sequence[OpenEpoch]
+) -> dict[int, list[tuple[int, int]]]:
+    """Split parts of the order of a skill at the ends of epochs. Return epoch -> first position and end of each part."""
+    of_epoch: dict[int, list[tuple[int, int]]] = {}
+    for draw, end in parts:
+        while draw < end:
+            epoch, position = place_of(draw, num_samples, ahead)
+            taken = min(end - draw, num_samples - position)
+            of_epoch.setdefault(epoch, []).append((position, position + taken))
+            draw += taken
+    return of_epoch
+
+
 def _skip(
     label: str, num_layers: int, position: int, parts: list[tuple[int, int]]
 ) -> tuple[tuple[SkipInEpoch, ...], int]:
@@ -259,12 +278,16 @@ def _skip(
 
 
 def parts_of(part: SkippedPart, label: str) -> list[tuple[int, int]]:
-    """Return the first draw and the end of each skipped part of a skill, rising. Neighbouring parts are joined."""
+    """Return the first draw and the end of each skipped part of a skill, rising. Neighbouring parts are joined.
+
+    Two stretches of blocks may have a sample in common, which has tokens in both.
+    """
     parts: list[tuple[int, int]] = []
     for draws in (own for stretch in part.stretches for own in stretch.skills if own.label == label):
         first, end = draws.first, draws.first + draws.num
-        if parts and parts[-1][1] == first:
-            first = parts.pop()[0]
+        if parts and parts[-1][1] >= first:
+            first, last = parts.pop()
+            end = max(end, last)
         parts.append((first, end))
     return parts
 
@@ -276,7 +299,17 @@ def standings_of(part: SkippedPart) -> list[Standing]:
 
 def standings_after(part: SkippedPart) -> list[Standing]:
     """Return where each skill stands after a skip."""
-    return [after_skip(before, parts_of(part, before.place.label), part.seed) for before in standings_of(part)]
+    begins = {begin.label: begin for begin in part.begins} if isinstance(part, BlocksSkippedPart) else {}
+    after = []
+    for before in standings_of(part):
+        parts, begin = parts_of(part, before.place.label), begins.get(before.place.label)
+        if begin is None:
+            after.append(after_skip(before, parts, part.seed))
+        else:
+            start = advanced(before, begin.drawn, part.seed)
+            left = [(max(first, begin.drawn), end) for first, end in parts if end > begin.drawn]
+            after.append(after_skip(start, left, part.seed, goes_on=begin.goes_on))
+    return after
 
 
 def opened_ahead(ahead: Sequence[AheadEpoch]) -> tuple[OpenEpoch, ...]:

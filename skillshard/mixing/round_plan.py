@@ -273,6 +273,13 @@ def order_round(record: RoundRecord, *, seed: int) -> tuple[Int[np.ndarray, " dr
     return skill[: record.num_draws], slot[: record.num_draws]
 
 
+def number_round(record: RoundRecord, *, seed: int) -> tuple[Int[np.ndarray, " draw"], Int[np.ndarray, " draw"]]:
+    """Return the skill of each draw of a round, and the number of each draw among the draws of its skill, over all rounds and runs."""
+    skill, slot = order_round(record, seed=seed)
+    first_slot = np.cumsum(record.counts) - record.counts
+    return skill, np.array(record.drawn_before)[skill] + slot - first_slot[skill]
+
+
 def plan_round(
     record: RoundRecord, train: Sequence[SkillShards], orders: Sequence[SkillOrder], *, seed: int
 ) -> RoundPlan:

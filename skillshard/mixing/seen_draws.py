@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skillshard import places
 from skillshard.errors import LedgerError, TokensError
 from skillshard.mixing.block_counts import FOLDER
 from skillshard.mixing.ledger import BlockUnit, Ledger, RoundRecord, RunRecord
 from skillshard.mixing.packings.fit import fit_round
 from skillshard.mixing.positions import beginnings, order_of
 from skillshard.mixing.round_ids import counts_of
-from skillshard.mixing.round_plan import order_round, plan_round
+from skillshard.mixing.round_plan import number_round, plan_round
+from skillshard.mixing.skill_blocks import refuse_other_tokens
 from skillshard.printable import counted
 from skillshard.shards.token_set import TokenSet
 
@@ -50,6 +50,11 @@ class SavedPlace(NamedTuple):
     consumed: ConsumedBlocks | None = None
 
 
+def is_packed_by_best_fit(ledger: Ledger, record: RoundRecord) -> bool:
+    """Return whether a packed stream of `best-fit` has kept the number of blocks of a round beside its ledger."""
+    return any(name.startswith(f"{FOLDER}/{record.checksum}-") for name in ledger.names(FOLDER))
+
+
 def refuse_inside_blocks(ledger: Ledger, record: RoundRecord, draw: int, saved: SavedPlace | None) -> None:
     """Raise LedgerError for a draw inside a round whose blocks were packed by best-fit, unless a state names the consumed blocks.
 
@@ -61,7 +66,7 @@ def refuse_inside_blocks(ledger: Ledger, record: RoundRecord, draw: int, saved: 
     """
     if saved is not None and saved.packing is not None:
         return
-    if any(name.startswith(f"{FOLDER}/{record.checksum}-") for name in ledger.names(FOLDER)):
+    if is_packed_by_best_fit(ledger, record):
         end = record.first_draw + record.num_draws
         raise LedgerError(
             f"draw {draw:,} lies inside round {record.round:,} of {ledger}, and {ledger}/{FOLDER} says that the round was packed by best-fit: its blocks have "
@@ -96,7 +101,7 @@ def seen_draws(
             "`old_tokens`, the tokens of the packed stream, or a draw at the end of a round, such as draw "
             f"{record.first_draw + record.num_draws:,}."
         )
-    refuse_other_tokens(tokens, unit)
+    refuse_other_tokens(tokens, unit, "the run that is continued")
     own = [tokens.train[skill] for skill in run.skills]
     orders = [
         order_of(start, np.array(skill.columns.num_samples), run.seed)
@@ -113,19 +118,8 @@ def seen_draws(
             f"the first {counted(consumed.num, 'block')} of round {record.round:,} have {counted(int(is_seen.sum()), 'draw')}, and the state has seen "
             f"{draw - record.first_draw:,} draws of the round: the state was changed. Give another checkpoint."
         )
-    skill, slot = order_round(record, seed=run.seed)
-    first_slot = np.cumsum(record.counts) - record.counts
-    numbers = np.array(record.drawn_before)[skill] + slot - first_slot[skill]
+    skill, numbers = number_round(record, seed=run.seed)
     return [_joined(np.sort(numbers[is_seen & (skill == number)]).tolist()) for number in range(len(run.skills))]
-
-
-def refuse_other_tokens(tokens: TokenSet, unit: BlockUnit) -> None:
-    """Raise TokensError unless the tokens are the tokens of blocks."""
-    if tokens.digest != unit.tokens:
-        raise TokensError(
-            f"the blocks of the run are of the tokens {unit.tokens}, and {places.public(tokens.root)} holds the tokens {tokens.digest}: give the tokens of "
-            "the run that is continued."
-        )
 
 
 def _joined(numbers: Sequence[int]) -> list[tuple[int, int]]:

@@ -19,12 +19,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
+from skillshard import places
 from skillshard.errors import PolicyError, TokensError
 from skillshard.memo import memoized
 from skillshard.mixing.ledger import BlockUnit, RunRecord, cuts_of
 from skillshard.mixing.positions import Standing, beginnings, order_of, standing_at
 from skillshard.mixing.round_ids import TABLES_KEPT, WINDOW_DRAWS, IdFiles, IdTable
-from skillshard.mixing.skill_order import OpenEpoch, SkillOrder, place_of
+from skillshard.mixing.skill_order import OpenEpoch, SkillOrder, Stretch, draw_of, place_of
 from skillshard.mixing.stream import LAST_DRAW
 from skillshard.number_checks import is_whole
 from skillshard.shards.token_set import SkillTokens, TokenSet
@@ -48,6 +49,15 @@ def block_unit(tokens: TokenSet | None, block_tokens: int | None, separator: str
     return BlockUnit(tokens=tokens.digest, block_tokens=int(block_tokens), separator=separator)
 
 
+def refuse_other_tokens(tokens: TokenSet, unit: BlockUnit, run: str) -> None:
+    """Raise TokensError unless the tokens are the tokens of blocks. `run` is the run in words."""
+    if tokens.digest != unit.tokens:
+        raise TokensError(
+            f"the blocks of {run} are of the tokens {unit.tokens}, and {places.public(tokens.root)} holds the tokens {tokens.digest}: give the tokens of "
+            f"{run}."
+        )
+
+
 def epoch_blocks(tokens: SkillTokens, unit: BlockUnit) -> int:
     """Return the number of blocks of an epoch of a skill.
 
@@ -62,6 +72,18 @@ def epoch_blocks(tokens: SkillTokens, unit: BlockUnit) -> int:
             f"{unit.block_tokens:,}: no block of this skill can be filled. Give fewer block_tokens, or merge the skill with another skill."
         )
     return num_blocks
+
+
+class EpochSamples(NamedTuple):
+    """Neighbouring samples of an epoch of a skill.
+
+    Attributes:
+        stretch: Rows of the samples.
+        begins: First token of each sample, counted from the beginning of the epoch, and the end of the last sample.
+    """
+
+    stretch: Stretch
+    begins: Int[np.ndarray, " bound"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +146,17 @@ class SkillBlocks:
         """Return the epoch of a block, and its number in the epoch."""
         return place_of(block, self.per_epoch, self._ahead)
 
+    def blocks_with(self, epoch: int, shard: int, row: int) -> list[int]:
+        """List the blocks of an epoch with a token of a sample, rising. Blocks before the run are left out."""
+        size = int(self.tokens.rows(shard)[row]) + self.extra
+        begin = self._begins.get(epoch, 0)
+        first = self._end_of(epoch, self.order.offset(epoch, shard, row)) - begin
+        low, high = max(0, first) // self.unit.block_tokens, -(-(first + size) // self.unit.block_tokens)
+        passed = self._passed.get(epoch, 0)
+        numbers = range(passed + low, min(passed + high, self.per_epoch)) if size else range(0)
+        draws = (draw_of(epoch, number, self.per_epoch, self._ahead) for number in numbers)
+        return [draw for draw in draws if draw is not None]
+
     def first_token(self, epoch: int, block: int) -> int:
         """Return the first token of a block of an epoch, counted from the beginning of the epoch."""
         return self._begins.get(epoch, 0) + (block - self._passed.get(epoch, 0)) * self.unit.block_tokens
@@ -131,6 +164,19 @@ class SkillBlocks:
     def find(self, epoch: int, token: int) -> tuple[int, int]:
         """Return the position of the sample with a token of an epoch, and the number of tokens of the epoch before the sample."""
         return self.order.find_token(epoch, token, self.tokens.shard_tokens, self.tokens.rows, extra=self.extra)
+
+    def positions(self, epoch: int, begin: int, end: int) -> tuple[int, int]:
+        """Return the position of the sample with the token `begin` of an epoch, and the position after the sample with the token end - 1."""
+        return self.find(epoch, begin)[0], self.find(epoch, end - 1)[0] + 1
+
+    def samples(self, epoch: int, start: int, stop: int) -> "EpochSamples":
+        """Find the samples at the positions start .. stop - 1 of an epoch."""
+        stretch = self.order.read_in(epoch, start, stop)
+        counts = [self.tokens.rows(shard)[rows] for shard, rows in stretch.segments]
+        sizes = np.concatenate(counts).astype(np.int64) + self.extra
+        if stretch.place is not None:
+            sizes = sizes.take(stretch.place)
+        return EpochSamples(stretch, self._end_of(epoch, start) + np.append(0, np.cumsum(sizes)))
 
     def after(self, drawn: int) -> tuple[Standing, int]:
         """Return the place after some blocks, and the number of tokens of the last begun sample that no block has."""
@@ -258,18 +304,14 @@ class SkillRound:
         tokens = own.tokens
         begin = own.first_token(epoch, first)
         end = begin + len(draws) * length
-        position, before = own.find(epoch, begin)
-        last, _ = own.find(epoch, end - 1)
-        stretch = own.order.read_in(epoch, position, last + 1)
-        segments = stretch.segments
-        self._prefetch(skill, epoch, position, last + 1)
+        positions = own.positions(epoch, begin, end)
+        self._prefetch(skill, epoch, *positions)
+        (segments, place), begins = own.samples(epoch, *positions)
         shards = list(dict.fromkeys(shard for shard, _ in segments))
         file = np.repeat([shards.index(shard) for shard, _ in segments], [len(rows) for _, rows in segments])
         first_ids = np.concatenate([tokens.starts(shard, rows) for shard, rows in segments])
-        sizes = np.concatenate([tokens.rows(shard)[rows] for shard, rows in segments]).astype(np.int64) + own.extra
-        if stretch.place is not None:
-            file, first_ids, sizes = (column.take(stretch.place) for column in (file, first_ids, sizes))
-        begins = before + np.append(0, np.cumsum(sizes))
+        if place is not None:
+            file, first_ids = file.take(place), first_ids.take(place)
         # Segments begin at the samples and at the blocks. A sample without tokens begins where the next sample begins.
         start = np.unique(np.concatenate([np.maximum(begins[:-1], begin), np.arange(begin, end, length)]))
         stop = np.append(start[1:], end)

@@ -102,6 +102,19 @@ def place_of(draw: int, num_samples: int, ahead: Sequence[OpenEpoch] = ()) -> tu
     return divmod(place, num_samples)
 
 
+def draw_of(epoch: int, position: int, num_samples: int, ahead: Sequence[OpenEpoch] = ()) -> int | None:
+    """Return the draw of a position of an epoch: the inverse of `place_of`. None for a sample that was skipped before the epoch began.
+
+    Example:
+        >>> ahead = [OpenEpoch(1, 0, ((1, 0),), (), 3)]
+        >>> [draw_of(*place, 10, ahead) for place in ((0, 6), (1, 2), (1, 3), (2, 0))]
+        [9, None, 13, 20]
+    """
+    if any(own.number == epoch and position < own.num_skipped for own in ahead):
+        return None
+    return epoch * num_samples + position + sum(own.num_skipped for own in ahead if own.number > epoch)
+
+
 @runtime_checkable
 class Permuted(Protocol):
     """Samples of a skill in permuted order, each sample once."""
@@ -405,10 +418,8 @@ class SkillOrder:
         return place_of(draw, self.num_samples, self.ahead)
 
     def draw_of(self, epoch: int, position: int) -> int | None:
-        """Return the draw of a position of an epoch: the inverse of `place_of`. None for a sample that was skipped before the epoch began."""
-        if any(own.number == epoch and position < own.num_skipped for own in self.ahead):
-            return None
-        return epoch * self.num_samples + position + sum(own.num_skipped for own in self.ahead if own.number > epoch)
+        """Return the draw of a position of an epoch of this skill, as `draw_of` does."""
+        return draw_of(epoch, position, self.num_samples, self.ahead)
 
     def offset(self, epoch: int, shard: int, row: int) -> int:
         """Return the position of a sample in an epoch: the inverse of `read`.

@@ -1,12 +1,13 @@
 """Skipped draws: stretches of the stream of a run whose samples the run that continues it does not give.
 
 A stretch is a part of the stream of the run before, and begins at the draw from which the new run continues, or later. The samples
-that the run before gave at these draws count as seen. docs/design/0019 has the rules.
+that the run before gave at these draws count as seen. docs/design/0019 has the rules. `skipped_blocks.py` has the stretches of a run whose draws
+are blocks.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from skillshard.errors import LedgerError, PolicyError
 from skillshard.mixing.counts import drawn_at
@@ -19,6 +20,21 @@ from skillshard.number_checks import is_whole
 
 Stretch = tuple[int, int, str]
 """First draw, number of draws, and the reason for the skip."""
+
+
+class DecidedStretch(NamedTuple):
+    """A stretch of decided draws.
+
+    Attributes:
+        first, num, why: As in `Stretch`.
+        starts, stops: Number of draws of each skill of the run before the stretch and up to its end, over all runs.
+    """
+
+    first: int
+    num: int
+    why: str
+    starts: list[int]
+    stops: list[int]
 
 
 def skipped_part(
@@ -42,7 +58,33 @@ def skipped_part(
         PolicyError: A stretch is no first draw, number of draws and reason, or two stretches overlap.
         LedgerError: A stretch begins before the draw or is not decided.
     """
-    run, stretches = records.run, []
+    stretches = [
+        SkippedStretch(
+            first=own.first,
+            num=own.num,
+            why=own.why,
+            skills=[
+                SkippedDraws(label=standing.place.label, first=start, num=stop - start)
+                # Absent skills follow the skills of the run.
+                for standing, start, stop in zip(before, own.starts, own.stops, strict=False)
+                if stop > start
+            ],
+        )
+        for own in decided_stretches(records, skip, draw=draw)
+    ]
+    seed, places, ahead = records.run.seed, [standing.place for standing in before], ahead_in(before)
+    if ahead:
+        return AheadSkippedPart(seed=seed, places=places, earlier=list(earlier), stretches=stretches, ahead=ahead)
+    return SkippedPart(seed=seed, places=places, earlier=list(earlier), stretches=stretches)
+
+
+def decided_stretches(records: Records, skip: Sequence[Stretch], *, draw: int) -> list[DecidedStretch]:
+    """Count the draws of each skill before and after each skipped stretch, rising.
+
+    Raises:
+        PolicyError, LedgerError: As in `skipped_part`.
+    """
+    stretches = []
     for first, num, why in checked_stretches(skip):
         if first < draw:
             raise LedgerError(
@@ -50,18 +92,8 @@ def skipped_part(
                 f"{draw:,} on, or continue from an earlier checkpoint."
             )
         starts, stops = (_drawn_before(records, end) for end in (first, first + num))
-        draws = [
-            SkippedDraws(label=standing.place.label, first=start, num=stop - start)
-            for standing, start, stop in zip(
-                before, starts, stops, strict=False
-            )  # absent skills follow the skills of the run
-            if stop > start
-        ]
-        stretches.append(SkippedStretch(first=first, num=num, why=why, skills=draws))
-    places, ahead = [standing.place for standing in before], ahead_in(before)
-    if ahead:
-        return AheadSkippedPart(seed=run.seed, places=places, earlier=list(earlier), stretches=stretches, ahead=ahead)
-    return SkippedPart(seed=run.seed, places=places, earlier=list(earlier), stretches=stretches)
+        stretches.append(DecidedStretch(first, num, why, starts, stops))
+    return stretches
 
 
 def given_stretches(record: HandoverRecord | RunRecord) -> list[Stretch]:

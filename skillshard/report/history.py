@@ -21,7 +21,7 @@ from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms
 from skillshard.mixing.chain import Chain, Segment
 from skillshard.mixing.counts import drawn_at, intended_at
 from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, RoundRecord, RunRecord, SteeredRoundRecord
-from skillshard.mixing.recorded import open_recorded
+from skillshard.mixing.noted_places import shards_of_run
 from skillshard.mixing.records import open_records
 from skillshard.mixing.run_changes import changes_between
 from skillshard.report.facts import GraphFacts, RunFacts, ShardsFacts, graph_facts, run_facts, run_skips, shards_facts
@@ -315,7 +315,7 @@ def _change(segments: Sequence[Segment], number: int) -> str:
 
 def _shards_facts(ledger: DirectoryLedger) -> tuple[ShardsFacts | None, str | None]:
     try:
-        return shards_facts(open_recorded(str(ledger)).shards), None
+        return shards_facts(shards_of_run(ledger, open_records(ledger).run)), None
     except LedgerError as error:  # the records are intact: only the shards may be elsewhere, and the report says so
         return None, str(error)
 

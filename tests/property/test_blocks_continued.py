@@ -1,5 +1,6 @@
 """Runs whose blocks do not follow the order of the samples continue and are continued: no sample is lost, and none comes twice in an epoch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from skillshard.mixing.ledger import cuts_of
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.recorded import RecordedStream
+from skillshard.mixing.recorded_blocks import RecordedBlock
+from skillshard.mixing.recorded_chain import DrawnInRun, RecordedChain, SkippedInRun, open_recorded_chain
 from skillshard.mixing.records import verify_ledger
 from skillshard.policies import fixed, proportional, stratified
 from skillshard.shards.read import ShardSet
@@ -68,6 +71,9 @@ class Seen:
     def __init__(self) -> None:
         self.epochs: dict[str, dict[int, set[str]]] = {skill: {} for skill in SKILLS}
         self.ended: set[tuple[str, int]] = set()
+        self.places: dict[str, tuple[int, int]] = {}  # epoch and position after the blocks of the last run
+        self.skipped: dict[str, list[SkippedInRun]] = {}
+        self.given: list[tuple[str, DrawnInRun]] = []  # draws of rounds that were packed by best-fit and are cut
 
     def add(self, skill: str, epoch: int, identity: str) -> None:
         own = self.epochs[skill].setdefault(epoch, set())
@@ -130,7 +136,89 @@ def check_blocks(stream: PackedTokens, begin: int, num: int, lefts: dict[str, in
                 rest, position = rest + tokens, position + 1
             assert row == rest[:length]
             rest = rest[length:]
-        lefts[name] = len(rest)
+        lefts[name], seen.places[name] = len(rest), (epoch, position)
+
+
+def check_past(stream: PackedTokens, begin: int, num: int, past: RecordedChain) -> None:
+    """The recorded parts of each block are the tokens of the block."""
+    batch, first = stream.batch(begin, num), stream.mixer.first_draw
+    samples = [dict(samples_of_epoch(stream, skill, 10**6)) for skill in range(len(stream.skills))]
+    recorded = [block for _, block in past.samples(range(first, first + num))]
+    for row, skill, block in zip(batch.input_ids.tolist(), batch.skill[:, 0].tolist(), recorded, strict=True):
+        assert isinstance(block, RecordedBlock) and block.skill == stream.skills[skill]
+        tokens: list[int] = []
+        for part in block.parts:
+            own = samples[skill][part.id]
+            assert (part.sample_tokens, part.is_cut) == (len(own), part.num_tokens < len(own))
+            tokens += own[part.first_token : part.first_token + part.num_tokens]
+        assert tokens == row
+
+
+def note_skips(
+    stream: PackedTokens, draw: int, stretches: list[tuple[int, int, str]], lefts: dict[str, int], seen: Seen
+) -> None:
+    """Note the samples of skipped blocks, and change the tokens of the cut samples in `lefts`.
+
+    The skipped blocks of a skill that follow the place of the run count as drawn. Samples of later skipped blocks are skipped as a whole.
+    """
+    run = str(stream.mixer.ledger)
+    past = open_recorded_chain(run)
+    blocks: list[RecordedBlock] = [own for _, own in past.samples(range(draw, stretches[-1][0] + stretches[-1][1]))]  # type: ignore[misc]
+    gapped: set[str] = set()
+    whole: set[tuple[str, int, str]] = set()
+    following = draw
+    for first, num, why in stretches:
+        gapped |= {own.skill for own in blocks[following - draw : first - draw]}
+        own_blocks, following = blocks[first - draw : first + num - draw], first + num
+        for name, epoch in sorted({(own.skill, own.epoch) for own in own_blocks}):
+            own = [block for block in own_blocks if (block.skill, block.epoch) == (name, epoch)]
+            skill = stream.skills.index(name)
+            ids = [identity for identity, _ in samples_of_epoch(stream, skill, epoch)]
+            start, stop = ids.index(own[0].parts[0].id), ids.index(own[-1].parts[-1].id) + 1
+            for identity in ids[start:stop]:
+                seen.skipped.setdefault(identity, []).append(SkippedInRun(first, num, why, epoch, run))
+            at_epoch, position = seen.places[name]
+            if name not in gapped:
+                if epoch > at_epoch:
+                    seen.end(name, at_epoch)
+                    ahead = stream.mixer.orders[skill].ahead
+                    position = next((known.num_skipped for known in ahead if known.number == epoch), 0)
+                last = own[-1].parts[-1]
+                lefts[name] = last.sample_tokens - last.first_token - last.num_tokens
+                seen.places[name] = epoch, stop
+                for identity in ids[position:stop]:
+                    seen.add(name, epoch, identity)
+                continue
+            for place in range(start, stop):
+                if epoch == at_epoch and place < position:
+                    lefts[name] = 0
+                elif (name, epoch, ids[place]) not in whole:
+                    seen.add(name, epoch, ids[place])
+                    whole.add((name, epoch, ids[place]))
+
+
+def check_seen(past: RecordedChain, chosen: Sequence[int], seen: Seen) -> None:
+    """The history of a sample is its draws and its skips."""
+    drawn: dict[str, list[DrawnInRun]] = {}
+    cut = {round.run: round for round in past.cut_rounds()}
+    for run, own in past.samples(range(past.first_draw, past.num_draws)):
+        if run in cut and own.draw >= cut[run].first:
+            continue  # the draws that the model has seen are in `seen.given`
+        for identity in [part.id for part in own.parts] if isinstance(own, RecordedBlock) else [own.id]:
+            drawn.setdefault(identity, []).append(DrawnInRun(own.draw, None, own.round, own.epoch, run))
+    for identity, event in seen.given:
+        drawn.setdefault(identity, []).append(event)
+        drawn[identity].sort(
+            key=lambda event: (int(Path(event.run).name) if Path(event.run).name != "last" else 99, event.draw)
+        )
+    skipped = sorted(seen.skipped)
+    for number in chosen:
+        for ids in (sorted(drawn), skipped):
+            if ids:
+                identity = ids[number % len(ids)]
+                history = past.seen(identity).history
+                assert [event for event in history if isinstance(event, DrawnInRun)] == drawn.get(identity, [])
+                assert [event for event in history if isinstance(event, SkippedInRun)] == seen.skipped.get(identity, [])
 
 
 @st.composite
@@ -151,14 +239,19 @@ def chains(draw: st.DrawFn) -> list[dict[str, Any]]:
                 "round_draws": draw(st.sampled_from([9, 30, 64])),
                 "num_blocks": draw(st.integers(0, 25)),
                 "killed_at": draw(st.integers(0, 25)),
-                "in_copies": draw(st.booleans()),
+                "skip": draw(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 12)), max_size=2)),
             }
         )
     return runs
 
 
 def opened(
-    editions: Editions, run: dict[str, Any], ledger: Path, before: PackedTokens | None, state: dict[str, Any] | None
+    editions: Editions,
+    run: dict[str, Any],
+    ledger: Path,
+    before: PackedTokens | None,
+    state: dict[str, Any] | None,
+    skip: list[tuple[int, int, str]],
 ) -> PackedTokens:
     """Begin a run, or join it."""
     weights = fixed({skill: WEIGHTS[skill] for skill in run["skills"]})
@@ -177,28 +270,37 @@ def opened(
         mixer = Mixer(**common)
     else:
         mixer = Mixer.continue_from(
-            before.mixer.ledger, state=state, old_tokens=before.tokens, **({"unit": "samples"} | common)
+            before.mixer.ledger, state=state, old_tokens=before.tokens, skip=skip, **({"unit": "samples"} | common)
         )
     return PackedTokens(mixer, tokens, step_blocks=1, packing=run["packing"], **blocks)
 
 
-@given(runs=chains())
+@given(runs=chains(), chosen=st.lists(st.integers(0, 500), max_size=4))
 @settings(
     max_examples=12,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_a_chain_of_runs_in_blocks_loses_and_repeats_no_sample(
-    editions: Editions, runs: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+    editions: Editions, runs: list[dict[str, Any]], chosen: list[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Packing, tokens, blocks, skills, shards, policy, seed and round length change. Each run is killed once."""
+    """Packing, tokens, blocks, skills, shards, policy, seed and round length change. Each run is killed once, and skips blocks of the run before."""
     folder, seen = tmp_path_factory.mktemp("chain"), Seen()
     state: dict[str, Any] | None = None
     before: PackedTokens | None = None
     lefts: dict[str, int] = {}
     for number, run in enumerate(runs):
         ledger = folder / str(number)
-        stream = opened(editions, run, ledger, before, state)
+        skip: list[tuple[int, int, str]] = []
+        if before is not None and state is not None and before.packing == "skill":
+            following = state["mixer"]["draw"]
+            for offset, num in run["skip"]:
+                skip.append((following + offset, num, f"stretch {len(skip)}"))
+                following += offset + num
+            before.mixer.round(before.mixer.run.round_of(following))
+            if skip:
+                note_skips(before, state["mixer"]["draw"], skip, lefts, seen)
+        stream = opened(editions, run, ledger, before, state, skip)
         assert stream.round_size > 0 and stream.mixer.first_draw == (0 if state is None else state["mixer"]["draw"])
         if state is not None:
             stream.load_state_dict(state)
@@ -207,7 +309,7 @@ def test_a_chain_of_runs_in_blocks_loses_and_repeats_no_sample(
         expected = stream.batch(begin, num).input_ids.tolist()
         assert len(expected) == num
         killed = stream.state_at(begin + min(run["killed_at"], num)).model_dump(by_alias=True)
-        stream = opened(editions, run, ledger, before, state)
+        stream = opened(editions, run, ledger, before, state, skip)
         stream.load_state_dict(killed)
         rest = stream.batch(stream.block, begin + num - stream.block).input_ids.tolist()
         assert rest == expected[len(expected) - len(rest) :]
@@ -220,10 +322,15 @@ def test_a_chain_of_runs_in_blocks_loses_and_repeats_no_sample(
             lefts = lefts if same else {}
             assert cuts_of(stream.mixer.run) == {skill: left for skill, left in lefts.items() if left}
             check_blocks(stream, begin, num, lefts, seen)
+            check_past(stream, begin, num, open_recorded_chain(ledger))
         else:
             past = RecordedStream(stream.mixer.ledger, stream.mixer.shards)
             for sample in past.samples(draws_seen(stream, begin, num)):
                 seen.add(sample.skill, sample.epoch, sample.id)
+                end = stream.mixer.run.first_draw_of(sample.round + 1)
+                if stream.packing == "best-fit" and stream.draws_before(begin + num) < end:
+                    event = DrawnInRun(sample.draw, None, sample.round, sample.epoch, str(ledger))
+                    seen.given.append((sample.id, event))
         assert verify_ledger(stream.mixer.ledger) == []
         state, before = stream.state_at(begin + num).model_dump(by_alias=True), stream
     assert before is not None and state is not None
@@ -244,3 +351,4 @@ def test_a_chain_of_runs_in_blocks_loses_and_repeats_no_sample(
     for sample in past.samples(range(last.first_draw, past.num_draws)):
         seen.add(sample.skill, sample.epoch, sample.id)
     seen.check_complete(editions)
+    check_seen(open_recorded_chain(folder / "last"), chosen, seen)

@@ -143,8 +143,6 @@ def test_a_run_of_blocks_refuses_what_needs_samples(uneven: Counted, tmp_path: P
     stream.batch(0, 2)
     with pytest.raises(TokensError, match=r"the draws of the run are blocks of tokens .* Give `old_tokens`"):
         hand_over(DirectoryLedger(tmp_path / "a"), draw=2)
-    with pytest.raises(LedgerError, match=r"the draws of the run of .* are blocks of tokens .*: leave out `skip`"):
-        hand_over(DirectoryLedger(tmp_path / "a"), draw=2, skip=[(4, 2, "a spike")], tokens=uneven.plain)
     with pytest.raises(LedgerError, match=r"are blocks of tokens \(unit 'blocks'\) and not samples"):
         RecordedStream(DirectoryLedger(tmp_path / "a"), uneven.shards)
     with pytest.raises(PolicyError, match="a block holds many samples, so unit='blocks' has no fields"):

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from skillshard.mixing.ledger import BlockUnit
 from skillshard.mixing.packings.packing import InOrder
-from skillshard.mixing.round_plan import order_round
+from skillshard.mixing.round_plan import number_round
 from skillshard.mixing.skill_blocks import SkillBlocks, SkillRound
 
 
@@ -32,9 +30,7 @@ class Skill(InOrder):
         record = mixer.begun(number)
         if record is None:
             return None
-        skill, slot = order_round(record, seed=mixer.seed)
-        first_slot = np.cumsum(record.counts) - record.counts
-        numbers = np.array(record.drawn_before)[skill] + slot - first_slot[skill]
+        skill, numbers = number_round(record, seed=mixer.seed)
         first = self.places_before(number) if first is None else first
         return SkillRound(record.first_draw, first, skill, numbers, self.blocks, self.unit)
 
