@@ -1,7 +1,7 @@
 """`skillshard continue`: a new run from a draw of another run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,12 +10,6 @@ from skillshard.cli.options import Cache, ChosenSkills, choose_skills
 from skillshard.cli.past import Run, StepDraws
 from skillshard.cli.verb import Verb
 from skillshard.printable import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from skillshard.mixing.ledger import HandoverRecord
-    from skillshard.mixing.place_records import SkillPosition
 
 
 @grouped
@@ -83,8 +77,8 @@ def go_on(
         typer.Option(
             "--skip",
             metavar="FIRST:NUM:WHY",
-            help="Draws of RUN that the new run leaves out, such as '12800:640:the loss rose'. Their samples count as seen. Repeat the "
-            "option for several stretches.",
+            help="Draws of RUN that the new run leaves out, such as '12800:640:the loss rose'. Their samples count as seen. In a run with "
+            'unit="blocks", a draw is a block. Repeat the option for several stretches.',
         ),
     ] = None,
     step_draws: StepDraws = None,
@@ -98,12 +92,13 @@ def go_on(
     from skillshard.mixing.beginning import policy_at_beginning
     from skillshard.mixing.chain import note_before
     from skillshard.mixing.handover import draw_after, hand_over, put_handover
-    from skillshard.mixing.ledger import DirectoryLedger, skipped_by
+    from skillshard.mixing.ledger import DirectoryLedger
     from skillshard.mixing.matched_skills import matched
     from skillshard.mixing.named_policy import Context
     from skillshard.mixing.policy_file import policy_given
     from skillshard.mixing.records import open_records
     from skillshard.mixing.steps import Steps
+    from skillshard.report.handover import show_places, stretches_of
     from skillshard.shards.token_set import TokenSet
 
     if [draw, step, state].count(None) != 2:
@@ -154,12 +149,11 @@ def go_on(
     new = DirectoryLedger(out)
     put_handover(new, handover)
     note_before(new, old)
-    _show(handover, known.skills if known else handover.skills, known.changes if known else {})
+    show_places(handover, known.skills if known else handover.skills, known.changes if known else {})
     if beginning is not None:
         typer.echo(f"policy {printable(policy_of_run.name)} {beginning}.")
-    part = skipped_by(handover)
-    for stretch in part.stretches if part else []:
-        typer.echo(printable(stretch.sentence))
+    for sentence in stretches_of(handover):
+        typer.echo(printable(sentence))
     step_shown = "an unknown step" if handover.step is None else f"step {handover.step:,}"
     typer.echo(f"{out} continues {run} from draw {draw:,}, {step_shown}. Give this ledger to the training script.")
 
@@ -173,18 +167,3 @@ def _stretch(text: str) -> tuple[int, int, str]:
             param_hint="--skip",
         )
     return int(parts[0]), int(parts[1]), parts[2]
-
-
-def _show(handover: "HandoverRecord", skills: "list[SkillPosition]", changes: "Mapping[str, str]") -> None:
-    from skillshard.report.text import print_table
-
-    absent = [place for place in handover.skills if place.label not in {own.label for own in skills}]
-    rows = [
-        (place.skill, changes.get(place.skill, "-"), f"{place.epoch:,}", f"{place.position:,} of {place.num_samples:,}")
-        for place in skills
-    ]
-    rows += [
-        (place.skill, "is absent", f"{place.epoch:,}", f"{place.position:,} of {place.num_samples:,}")
-        for place in absent
-    ]
-    print_table(("skill", "in the new run", "epoch", "drawn of it"), rows)

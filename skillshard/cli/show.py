@@ -13,6 +13,7 @@ from skillshard.cli.output import write_json
 from skillshard.cli.values import parse_range
 from skillshard.cli.verb import Verb
 from skillshard.cli.words import in_options
+from skillshard.printable import printable
 
 
 def inspect(
@@ -48,7 +49,10 @@ def inspect(
     json: Json = False,
     csv: Annotated[
         bool,
-        typer.Option("--csv", help="Write every weight, draw and loss of a run as CSV, a line for each number."),
+        typer.Option(
+            "--csv",
+            help="Write every weight, draw and loss of a run and of the runs before as CSV, a line for each number.",
+        ),
     ] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Show a run again and again, until Ctrl-C.")] = False,
     every: Annotated[
@@ -56,6 +60,9 @@ def inspect(
     ] = 5.0,
 ) -> None:
     """Show the contents of an artefact."""
+    from skillshard.artefact import has_not_begun
+    from skillshard.mixing.ledger import DirectoryLedger
+    from skillshard.report.handover import show_waiting_run
     from skillshard.report.text import show
 
     if not follow:
@@ -87,7 +94,10 @@ def inspect(
         return
     if against is None and pictures is None and skills_range is None:
         Verb.given.refuse(["corpus"], "is where --against reads a field from: give --against FIELD")
-        show(place)
+        if has_not_begun(place):
+            show_waiting_run(DirectoryLedger(place))
+        else:
+            show(place)
         return
     from skillshard.report.clusters import show_clusters
 
@@ -106,11 +116,16 @@ def _refuse_all_but_a_run(place: str, option: str) -> None:
 
 
 def _write_table(place: str) -> None:
+    from skillshard.mixing.chain import Chain
     from skillshard.mixing.ledger import DirectoryLedger
+    from skillshard.mixing.records import open_records
     from skillshard.report.run_table import run_table
 
-    for line in run_table(DirectoryLedger(place)):
+    chain = Chain.of(open_records(DirectoryLedger(place)))
+    for line in run_table(chain.segments):
         sys.stdout.write(line)
+    if chain.missing is not None:
+        typer.echo(printable(f"note: earlier runs are not listed: {chain.why_missing}"), err=True)
 
 
 def _follow(place: str, every: float) -> None:

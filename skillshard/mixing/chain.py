@@ -7,12 +7,21 @@ The note is no record, so a run whose note is missing or wrong is still whole.
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from skillshard import canonical
-from skillshard.mixing.ledger import RUN, DirectoryLedger, Ledger, RunRecord, read_record
+from skillshard.mixing.ledger import (
+    RUN,
+    DirectoryLedger,
+    Ledger,
+    ObservationRecord,
+    RoundRecord,
+    RunRecord,
+    read_record,
+)
 from skillshard.mixing.records import Records, open_records
 
 BEFORE_NOTE = "beside/before.json"
@@ -47,6 +56,12 @@ def note_before(ledger: Ledger, old_ledger: Ledger) -> None:
         ledger.put(BEFORE_NOTE, canonical.to_json({"place": place}))
 
 
+def place_before(ledger: DirectoryLedger) -> str | None:
+    """Return the noted place of the ledger of the run before, or None without a note."""
+    note = ledger.get(BEFORE_NOTE)
+    return None if note is None else os.path.normpath(os.path.join(ledger.root, str(json.loads(note)["place"])))
+
+
 def earlier_runs(ledger: DirectoryLedger) -> list[EarlierRun]:
     """List the runs that a run continues, the oldest first. The list begins with a run whose ledger is not at the noted place, if any.
 
@@ -57,10 +72,7 @@ def earlier_runs(ledger: DirectoryLedger) -> list[EarlierRun]:
     run = open_records(ledger).run
     while run.continues is not None:
         begun = run.continues
-        note = ledger.get(BEFORE_NOTE)
-        place = None
-        if note is not None:
-            place = os.path.normpath(os.path.join(ledger.root, str(json.loads(note)["place"])))
+        place = place_before(ledger)
         before = None if place is None else read_record(DirectoryLedger(place), RUN, RunRecord)
         if before is None or before.checksum != begun.run:
             earlier.insert(0, EarlierRun(place, begun.run, None, begun.draw, begun.step, None))
@@ -92,6 +104,25 @@ class Segment(NamedTuple):
     def name(self) -> str:
         """Directory of the run's ledger."""
         return str(self.records.ledger)
+
+    def rounds(self) -> Iterator[RoundRecord]:
+        """Iterate over the rounds that begin before the next run."""
+        for record in self.records.rounds:
+            if self.end is not None and record.first_draw >= self.end:
+                return
+            yield record
+
+    def end_of(self, record: RoundRecord) -> int:
+        """Return the draw after the last draw of a round. The next run may continue inside the round."""
+        end = record.first_draw + record.num_draws
+        return end if self.end is None else min(end, self.end)
+
+    def reports(self) -> Iterator[ObservationRecord]:
+        """Iterate over the reports up to the beginning of the next run, with the report that was copied from the run before."""
+        for record in self.records.observations:
+            if self.end is not None and record.draw > self.end:
+                return
+            yield record
 
 
 @dataclass(frozen=True)
@@ -129,7 +160,7 @@ class Chain:
 
     @property
     def why_missing(self) -> str:
-        """Sentence about the run that is missing, with the remedy."""
+        """Sentence about the run that is missing, with the remedy. Only for a chain with a missing run."""
         assert self.missing is not None
         begins = f"{self.segments[0].name} continues another run from draw {self.missing.end_draw:,}"
         if self.missing.place is None:

@@ -157,7 +157,7 @@ def _run_history(ledger: DirectoryLedger, points: int, graphs: dict[str, str | o
     segments = Chain.of(records).segments
     rounds, events = _rounds_and_events(segments)
     shown_rounds = [rounds[number] for number in _evenly(len(rounds), points)]
-    reports = {record.draw: record for segment in segments for record in _reports(segment)}
+    reports = {record.draw: record for segment in segments for record in segment.reports()}
     draws = sorted(reports)
     # The newest report of each shown round is shown too, so that a page can name the losses behind its weights.
     wanted = {draws[number] for number in _evenly(len(draws), points)} | {row.shown.observed_to for row in shown_rounds}
@@ -240,11 +240,9 @@ def _rounds_and_events(segments: Sequence[Segment]) -> tuple[list[_Row], list[Ev
             for resume in facts.resumes
             if segment.end is None or resume.draw < segment.end
         ]
-        watch = _Watch(run, list(_reports(segment)))
+        watch = _Watch(run, list(segment.reports()))
         steer, previous = None, None
-        for record in segment.records.rounds:
-            if segment.end is not None and record.first_draw >= segment.end:
-                break
+        for record in segment.rounds():
             if isinstance(record, SteeredRoundRecord) and record.steer != steer:
                 steer = record.steer
                 events.append(Event(draw=record.first_draw, kind="change", sentence=facts.steerings[steer].reason))
@@ -255,9 +253,7 @@ def _rounds_and_events(segments: Sequence[Segment]) -> tuple[list[_Row], list[Ev
 
 
 def _row(segment: Segment, record: RoundRecord, previous: RoundRecord | None) -> _Row:
-    run, end_draw = segment.run, record.first_draw + record.num_draws
-    if segment.end is not None:  # the next run may continue inside the round
-        end_draw = min(end_draw, segment.end)
+    run, end_draw = segment.run, segment.end_of(record)
     drawn = np.array(drawn_at(run, record, end_draw))
     total = max(int(drawn.sum()), 1)
     epochs = drawn / np.array(run.num_samples)
@@ -295,13 +291,6 @@ class _Watch:
             if (alarm.kind, alarm.skill) not in self._active:
                 yield Event(draw=record.first_draw, kind="alarm", sentence=alarm.sentence)
         self._active = {(alarm.kind, alarm.skill) for alarm in active}
-
-
-def _reports(segment: Segment) -> Iterator[ObservationRecord]:
-    for record in segment.records.observations:
-        if segment.end is not None and record.draw > segment.end:
-            return
-        yield record
 
 
 def _change(segments: Sequence[Segment], number: int) -> str:

@@ -284,10 +284,16 @@ def test_a_run_that_has_not_begun_is_verified_and_said_to_wait(days: Days, tmp_p
         ("seen", new, "--id", days.ids[0]),
         ("replay", new),
         ("diff", new, days.runs[0]),
-        ("inspect", new),
+        ("inspect", new, "--json"),
         ("report", new, "--out", tmp_path / "report.html"),
     ):
         assert fails(*verb) == sentence
+    shown = works("inspect", new)
+    assert f"in {days.runs[0]} from draw 100, an unknown step; policy of that run: loss_order" in shown
+    assert (
+        "draws 104 to 107 of the run before are skipped, because bad" in shown and "weights of the last round" in shown
+    )
+    assert "no round is decided yet, and the shards, the policy and the seed of the new run are not known" in shown
     assert "give --first 100, or a later draw" in fails("mix", days.new.root, "--ledger", new, "--draws", 3)
     assert not (new / "run.json").exists()
 
@@ -315,3 +321,4 @@ def test_a_damaged_beginning_is_a_fault(days: Days, tmp_path: Path, damage: str)
             (new / "handover.json").write_text(json.dumps(handover))
             expected = "it was changed"
     assert expected in fails("verify", new)
+    assert expected in fails("inspect", new)

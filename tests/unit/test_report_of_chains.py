@@ -16,8 +16,8 @@ from skillshard.mixing.records import open_records
 from skillshard.report.facts import run_facts
 from skillshard.report.history import report_facts
 from skillshard.report.page import page_of
-from skillshard.report.run_table import run_table
 from skillshard.shards.read import ShardSet
+from tests.commands import skillshard, works
 from tests.conftest import samples, tag_and_shard, write_corpus
 
 
@@ -38,6 +38,11 @@ def drawn(ledger: Path, shards: ShardSet, num: int) -> Counter[str]:
     return Counter(sample.skill for _, sample in open_recorded_chain(ledger, [shards]).samples(range(num)))
 
 
+def table(ledger: Path) -> list[dict[str, str]]:
+    """Return the rows of `skillshard inspect RUN --csv`."""
+    return [*csv.DictReader(io.StringIO(works("inspect", ledger, "--csv")))]
+
+
 def test_a_run_that_ends_inside_a_round_has_the_draws_of_its_stream_in_every_view(
     shards: ShardSet, tmp_path: Path
 ) -> None:
@@ -52,7 +57,7 @@ def test_a_run_that_ends_inside_a_round_has_the_draws_of_its_stream_in_every_vie
     assert facts.num_draws == num_draws
     assert sum(skill.intended for skill in facts.skills) == pytest.approx(num_draws)
     assert max(skill.epochs for skill in facts.skills) == 1.0
-    rows = [*csv.DictReader(io.StringIO("".join(run_table(DirectoryLedger(tmp_path / "run")))))]
+    rows = table(tmp_path / "run")
     counted = Counter[str]()
     for row in rows:
         if row["quantity"] == "drawn":
@@ -92,6 +97,34 @@ def test_rounds_of_a_chain_do_not_overlap_where_a_run_is_continued_inside_a_roun
         epochs = {skill.name: skill.epochs[number] for skill in run.skills}
         assert epochs == {name: num / len(shards.train[name]) for name, num in expected.items()}
         assert sum(skill.intended[number] or 0 for skill in run.skills) == pytest.approx(1)
+
+
+def test_the_table_of_a_run_has_the_rounds_and_the_reports_of_the_runs_before(shards: ShardSet, tmp_path: Path) -> None:
+    losses = {"add": 3.0, "carry": 2.0, "negate": 1.0}
+    first = ss.Mixer(shards, policies.loss_order(eta=0.5), ledger=tmp_path / "a", round_draws=64, step_draws=10)
+    for step in (0, 5, 10, 13):
+        first.report(step, losses)
+        first.batch(10 * step, 10)
+    second = ss.Mixer.continue_from(
+        tmp_path / "a", draw=100, step=10, shards=shards, policy=policies.loss_order(eta=1.0), ledger=tmp_path / "b"
+    )
+    second.report(15, losses, draw=150)
+    second.batch(100, 100)
+    rows = table(tmp_path / "b")
+    counted = Counter[str]()
+    for row in rows:
+        if row["quantity"] == "drawn":
+            counted[row["skill"]] += int(row["value"])
+    end = open_recorded_chain(tmp_path / "b").num_draws
+    assert end > 200 and counted == drawn(tmp_path / "b", shards, end)
+    rounds = [row["draw"] for row in rows if (row["quantity"], row["skill"]) == ("weight", "add")]
+    assert rounds[:3] == ["0", "64", "100"]
+    reported = [(row["draw"], row["step"]) for row in rows if (row["quantity"], row["skill"]) == ("loss", "carry")]
+    assert reported == [("0", "0"), ("50", "5"), ("100", "10"), ("150", "15")]
+    (tmp_path / "a").rename(tmp_path / "elsewhere")
+    outcome = skillshard("inspect", tmp_path / "b", "--csv")
+    assert outcome.code == 0 and "note: earlier runs are not listed: " in outcome.err
+    assert outcome.out.splitlines()[1].startswith("100,,weight,add,")
 
 
 def test_a_change_names_each_skill_and_each_argument_that_changed(root: Path, shards: ShardSet, tmp_path: Path) -> None:

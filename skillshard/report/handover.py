@@ -1,0 +1,61 @@
+"""Show a run that continues another run and has not begun: everything that its ledger knows before the first round."""
+
+from collections.abc import Mapping, Sequence
+
+from skillshard.errors import LedgerError
+from skillshard.mixing.chain import place_before
+from skillshard.mixing.ledger import DirectoryLedger, HandoverRecord, skipped_by
+from skillshard.mixing.place_records import SkillPosition
+from skillshard.mixing.records import verify_beginning
+from skillshard.report.text import print_line, print_table
+
+
+def show_waiting_run(ledger: DirectoryLedger) -> None:
+    """Print the handover of a run that has not begun.
+
+    Raises:
+        LedgerError: The handover is missing or damaged.
+    """
+    faults, handover = verify_beginning(ledger)
+    if handover is None or faults:
+        raise LedgerError(faults[0])
+    show_places(handover, handover.skills, {})
+    for line in stretches_of(handover):
+        print_line(line)
+    if handover.weights is not None:
+        weights = ", ".join(
+            f"{skill} {weight:.4f}" for skill, weight in zip(handover.present, handover.weights, strict=True)
+        )
+        print_line(f"weights of the last round of the run before, in {handover.unit}: {weights}")
+    step = "an unknown step" if handover.step is None else f"step {handover.step:,}"
+    print_line(
+        f"continues run {handover.run} in {place_before(ledger) or 'an unknown place'} from draw {handover.draw:,}, {step}; policy of that run: "
+        f"{handover.policy}"
+    )
+    print_line(
+        "no round is decided yet, and the shards, the policy and the seed of the new run are not known: start the training with this ledger"
+    )
+
+
+def show_places(handover: HandoverRecord, skills: Sequence[SkillPosition], changes: Mapping[str, str]) -> None:
+    """Print the place of each skill in its order.
+
+    Args:
+        handover: Handover of the run.
+        skills: Places of the skills of the new run. The other skills of the handover are absent.
+        changes: What happens to each skill. Empty: unknown.
+    """
+    present = {own.label for own in skills}
+    states = [(place, changes.get(place.skill, "-")) for place in skills]
+    states += [(place, "is absent") for place in handover.skills if place.label not in present]
+    rows = [
+        (place.skill, state, f"{place.epoch:,}", f"{place.position:,} of {place.num_samples:,}")
+        for place, state in states
+    ]
+    print_table(("skill", "in the new run", "epoch", "drawn of it"), rows)
+
+
+def stretches_of(handover: HandoverRecord) -> list[str]:
+    """Return a sentence about each stretch that the new run skips."""
+    part = skipped_by(handover)
+    return [] if part is None else [stretch.sentence for stretch in part.stretches]
