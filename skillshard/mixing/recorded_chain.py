@@ -276,7 +276,9 @@ class RecordedChain:
         cut = []
         for segment in self.segments[:-1]:
             assert segment.end is not None
-            record = segment.records.rounds.get(segment.run.round_of(segment.end - 1)) if segment.end else None
+            if segment.end == segment.run.first_draw:
+                continue  # the run gave no draw
+            record = segment.records.rounds.get(segment.run.round_of(segment.end - 1))
             if (
                 record is not None
                 and segment.end < record.first_draw + record.num_draws

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +21,7 @@ from skillshard.corpus.selection import describe_left_out
 from skillshard.errors import name_some
 from skillshard.fitting.proposal import Proposal
 from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.records import open_records
 from skillshard.mixing.weights_file import WeightsFile
 from skillshard.printable import counted, printable, shortened, size_in_words
 from skillshard.report.facts import (
@@ -302,6 +304,12 @@ def show_ledger(ledger: DirectoryLedger) -> None:
         bars = [sparkline(skill.weights, 0.0, highest, most=most) for skill in run.skills]
         rows = [(*row[:2], line, *row[2:]) for row, line in zip(numbers, bars, strict=True)]
         print_table((*header[:2], "over time", *header[2:]), rows)
+    else:
+        record = open_records(ledger).run
+        sizes = [(skill, f"{num:,}") for skill, num in zip(record.skills, record.num_samples, strict=True)]
+        print_table(("skill", "blocks of an epoch" if run.unit == "blocks" else "samples"), sizes)
+        print_line(f"no round is decided yet; shards {record.shards}")
+        print_line(f"arguments of the policy: {shortened(orjson.dumps(record.policy_arguments).decode(), 400)}")
     if run.losses:
         print_table(("evaluation skill", "first loss", "last loss", "change", "over time"), _loss_rows(run))
     for before in run.earlier:

@@ -142,6 +142,15 @@ def test_the_chain_of_a_run_that_continues_no_other_run_is_the_run(days: Days) -
     assert [sample for _, sample in past.samples(range(160))] == list(alone.samples(range(160)))
 
 
+def test_a_run_without_draws_in_the_middle_of_a_chain_changes_nothing(days: Days, tmp_path: Path) -> None:
+    again: dict[str, Any] = {"shards": days.new, "policy": proportional(), "draw": 200}
+    between = Mixer.continue_from(days.runs[2], ledger=tmp_path / "between", **again)
+    between.round(0)
+    Mixer.continue_from(tmp_path / "between", ledger=tmp_path / "last", **again).round(0)
+    outcome = skillshard("at", tmp_path / "last", "--draw", 198, "--num", 2, "--json")
+    assert [json.loads(line)["id"] for line in outcome.out.splitlines()] == days.ids[198:200] and outcome.err == ""
+
+
 def lines(*arguments: object) -> list[dict[str, Any]]:
     return [json.loads(line) for line in works(*arguments).splitlines()]
 

@@ -12,7 +12,7 @@ from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.recorded_blocks import RecordedBlocks
 from skillshard.mixing.recorded_chain import open_recorded_chain
-from skillshard.policies import proportional
+from skillshard.policies import proportional, temperature
 from skillshard.report.history import report_facts
 from tests.commands import fails, skillshard, works
 from tests.property.packed_streams import Counted, losses_at, stream_of
@@ -151,3 +151,12 @@ def test_the_reports_of_a_run_count_more_than_a_given_number_of_draws(chained: C
 def test_a_report_of_a_run_of_blocks_has_the_facts_of_its_shards(chained: Chained) -> None:
     (run,) = report_facts([chained.blocks]).runs
     assert run.shards is not None and run.no_shards is None
+
+
+def test_inspect_of_a_run_without_rounds_shows_what_is_known(chained: Chained, tmp_path: Path) -> None:
+    Mixer(chained.counted.shards, temperature(2.0), ledger=tmp_path / "run", round_draws=60)
+    shown = works("inspect", tmp_path / "run")
+    assert f"no round is decided yet; shards {chained.counted.shards.digest}" in shown
+    assert 'arguments of the policy: {"tau":2.0}' in shown and "policy temperature, weights in samples" in shown
+    for skill, own in chained.counted.shards.train.items():
+        assert any(line.split() == [skill, str(len(own))] for line in shown.splitlines())
