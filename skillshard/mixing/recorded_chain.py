@@ -171,7 +171,8 @@ class RecordedChain:
 
     Args:
         ledger: Directory of the ledger of the last run.
-        shards, tokens: As in `open_recorded_chain`.
+        shards: As in `open_recorded_chain`.
+        tokens: As in `open_recorded_chain`.
 
     Raises:
         LedgerError: The ledger holds no run.
