@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from skillshard.collective import gathered
-from skillshard.errors import ObservationError, did_you_mean
+from skillshard.errors import ObservationError, PolicyError, did_you_mean
 from skillshard.loss import IGNORE, Loss, Losses, LossKind, reduced
 
 MOST_LOGITS = 1 << 26
@@ -82,6 +82,8 @@ class BatchLosses:
     """
 
     def __init__(self, stream: Measured) -> None:
+        if not isinstance(stream, Measured):
+            raise PolicyError(f"BatchLosses is of a stream, and not of {stream!r}: give a Mixer or PackedTokens.")
         self.skills, self.kind = tuple(stream.skills), stream.loss
         self._numbers = {name: number for number, name in enumerate(self.skills)}
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -111,20 +113,31 @@ class BatchLosses:
         Raises:
             ObservationError: A shape does not fit, or a skill is unknown.
         """
+        if not isinstance(labels, Tensor) or labels.ndim != 2:
+            raise ObservationError(
+                f"labels of a batch are {_described(labels)}: give a tensor with the axes sample and token."
+            )
         if (logits is None) == (token_losses is None):
             raise ObservationError("a batch has either logits or token_losses: give one of the two.")
+        of_tokens = labels.shape
         with torch.no_grad():
             if logits is not None:
+                if not isinstance(logits, Tensor) or logits.ndim != 3:
+                    raise ObservationError(
+                        f"logits of a batch are {_described(logits)}: give a tensor with the axes sample, token and vocab."
+                    )
                 _check_shape("logits", logits.shape[:2], labels.shape)
                 nats, labels = token_nats(logits, labels), labels[:, 1:]
             else:
-                assert token_losses is not None
-                _check_shape("token_losses", token_losses.shape, labels.shape)
-                nats = token_losses
+                nats = torch.as_tensor(token_losses)
+                _check_shape("token_losses", nats.shape, labels.shape)
             learned = labels != IGNORE
             # In float32, because a GPU of Apple has no float64.
             nats = nats.float().masked_fill(~learned, 0)
             if isinstance(skill, Tensor) and skill.ndim == 2:
+                _check_shape("skill", skill.shape, of_tokens)
+                if segments is not None:
+                    _check_shape("segments", segments.shape, of_tokens)
                 self._add_blocks(skill[:, -labels.shape[1] :], nats, learned, segments)
             else:
                 self.add_sums(skill, nats.sum(1), learned.sum(1))
@@ -145,11 +158,19 @@ class BatchLosses:
         """Return the loss of each skill with a sample in the batches of any rank, and begin anew. Every rank must call this method.
 
         Raises:
-            ObservationError: No batch has a predicted token, or a loss is not a finite number. The message names the skill.
+            ObservationError: No batch has a predicted token, or the number of a skill is no index of a skill. A loss that is no finite number is no error
+                here: `report` refuses the loss, or leaves it out (`Mixer(on_bad_loss="leave-out")`).
         """
         parts, self._parts = self._parts, []
         rows = np.concatenate([np.empty((0, 3)), *(np.stack([_array(column) for column in part], 1) for part in parts)])
         numbers, nats, tokens = gathered(rows[rows[:, 2] > 0]).T
+        # After all ranks have sent their rows: a rank that raised before would leave the other ranks waiting.
+        unknown = numbers[(numbers < 0) | (numbers >= len(self.skills))]
+        if len(unknown):
+            raise ObservationError(
+                f"a batch since the last report has a sample of skill number {unknown[0]:.0f}, and the {len(self.skills)} skills of the stream have the numbers "
+                f"0 to {len(self.skills) - 1}: give indices into stream.skills, or names."
+            )
         losses = {}
         for number in np.unique(numbers).astype(int).tolist():
             own = numbers == number
@@ -176,8 +197,14 @@ class BatchLosses:
         self._parts.append((numbers, sums[0], torch.where(numbers < 0, 0, sums[1])))
 
     def _numbers_of(self, skill: Any) -> Tensor:
-        if isinstance(skill, (Tensor, np.ndarray)):
-            return torch.as_tensor(skill)
+        if isinstance(skill, (Tensor, np.ndarray)) and skill.ndim == 1:
+            numbers = torch.as_tensor(skill)
+            if not numbers.is_floating_point():
+                return numbers
+        if not isinstance(skill, Sequence):
+            raise ObservationError(
+                f"skills of a batch are {_described(skill)}: give the name of the skill of each sample, or an array of whole numbers."
+            )
         unknown = [name for name in skill if name not in self._numbers]
         if unknown:
             raise ObservationError(
@@ -208,6 +235,13 @@ def losses_from_batch(
 def _check_shape(name: str, shape: Sequence[int], expected: Sequence[int]) -> None:
     if tuple(shape) != tuple(expected):
         raise ObservationError(f"{name} of a batch has the shape {tuple(shape)}, and {tuple(expected)} was expected.")
+
+
+def _described(value: Any) -> str:
+    """Return the type of a value, with the shape and the type of the numbers of an array or a tensor."""
+    if not isinstance(value, (Tensor, np.ndarray)):
+        return f"of type {type(value).__name__}"
+    return f"an array of {value.dtype} with the shape {tuple(value.shape)}"
 
 
 def _array(values: Tensor) -> Float[np.ndarray, " sample"]:

@@ -42,11 +42,14 @@ from skillshard.errors import PolicyError, ShardError, TokensError, did_you_mean
 from skillshard.execution import Backend, OnStage, Record, Task, run, shown
 from skillshard.megatron import Documents
 from skillshard.memo import memoized
+from skillshard.mixing.fields import is_list_of_texts
 from skillshard.mixing.listing import decide, num_drawn, open_stream, warn_of_repeated
 from skillshard.mixing.members import MEMBERS_AHEAD
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.round_ids import CheckedMaps, RoundIds, counts_of
+from skillshard.number_checks import is_whole
 from skillshard.policies import Policy
+from skillshard.policies.policy import check_is_policy
 from skillshard.printable import counted
 from skillshard.progress import advance
 from skillshard.shards.dataset import refuse_taken_column
@@ -304,12 +307,14 @@ def export_shards(
         StorageError: `out` holds something else.
     """
     formats = (*FORMATS, MEGATRON)
+    if not isinstance(shards, ShardSet):
+        raise ShardError(f"`shards={shards!r}`: give an opened shard set, such as ShardSet.open('shards').")
     if format not in formats:
-        raise ShardError(f"`format={format!r}`{did_you_mean(format, formats)}: give {', '.join(formats)}.")
+        raise ShardError(f"`format={format!r}`{did_you_mean(str(format), formats)}: give {', '.join(formats)}.")
     if split not in SPLITS:
         raise ShardError(f"`split={split!r}`: give 'train' or 'holdout'.")
-    if file_bytes is not None and file_bytes < 1:
-        raise ShardError(f"`file_bytes={file_bytes}`: give 1 or more bytes.")
+    if file_bytes is not None and not is_whole(file_bytes, 1):
+        raise ShardError(f"`file_bytes={file_bytes!r}`: give 1 or more bytes.")
     ids = _ids_of(shards, format, tokens, separator)
     suffixes = _members_of(shards, format, members)
     if ids is None and file_bytes is None:
@@ -392,6 +397,8 @@ def _ids_of(shards: ShardSet, format: str, tokens: TokenSet | None, separator: s
         raise TokensError(
             f"`format='{MEGATRON}'` has token ids in place of texts: give `tokens` too, the tokens of these shards by 'skillshard tokens'."
         )
+    if not isinstance(tokens, TokenSet):
+        raise TokensError(f"`tokens={tokens!r}`: give an opened token set, such as TokenSet.open('tokens').")
     tokens.refuse_other_shards(shards)
     tokens.refuse_counts_alone()
     if tokens.answers is not None:
@@ -415,8 +422,8 @@ def _members_of(shards: ShardSet, format: str, members: Sequence[str] | None) ->
         ShardError: The shards have no such member, or the format has no place for members.
     """
     root = places.public(shards.root)
-    if isinstance(members, str):
-        raise ShardError(f"`members={members!r}`: give a list of suffixes, such as [{members!r}].")
+    if members is not None and not is_list_of_texts(members):
+        raise ShardError(f"`members={members!r}`: give a list of suffixes, such as ['jpg'].")
     for suffix in members or ():
         if suffix not in shards.members:
             raise ShardError(
@@ -459,8 +466,9 @@ def _open_mix(
     if policy is None or draws is None:
         missing = "policy" if policy is None else "draws"
         raise PolicyError(f"an export of a mix needs `{missing}`: give it too, or leave out `policy` and `draws`.")
-    if draws < 1:
-        raise PolicyError(f"`draws={draws}`: give 1 or more.")
+    check_is_policy(policy)
+    if not is_whole(draws, 1):
+        raise PolicyError(f"`draws={draws!r}`: give 1 or more.")
     if split != "train":
         raise PolicyError("a mix is made of training samples: leave out `split`, or leave out `policy` and `draws`.")
     if policy.reads_losses:

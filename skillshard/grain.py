@@ -44,6 +44,8 @@ class StreamSource(ABC):
 
     def __init__(self, stream: Stream, *, num: int | None, batch_size: int | None, rank: int) -> None:
         refuse_waiting(stream, "Grain")
+        if not is_whole(rank, 0):
+            raise PolicyError(f"rank is {rank!r}: give the number of this process among the ranks, from 0.")
         self.stream, self.rank = stream, rank
         # The positions "draw" or "block", for errors, and the argument with their number.
         self._position = stream.clock.words.position

@@ -38,6 +38,7 @@ from skillshard.mixing.packed_batch import BLOCK_COLUMNS, PackedBatch
 from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.round_plan import Places
 from skillshard.mixing.stream import BLOCKS, DRAWS, Stream, StreamWords
+from skillshard.number_checks import is_whole
 from skillshard.sent_batches import SentBatch, register
 
 ENDLESS = 1 << 62
@@ -227,6 +228,7 @@ class StreamShare(Dataset[T], ABC):
 
     Args:
         stream: Global stream that all ranks share.
+        kind: Class of the streams that the dataset reads.
         rank: Number of this process among the ranks. None: the rank of torch.distributed, or 0 without torch.distributed.
         world_size: Number of ranks. None: the number of torch.distributed, or 1 without torch.distributed.
     """
@@ -234,9 +236,14 @@ class StreamShare(Dataset[T], ABC):
     collate: Callable[[Any], Any]
     """The function of this module that makes a batch without a step per item."""
 
-    def __init__(self, stream: Stream, *, rank: int | None, world_size: int | None) -> None:
+    def __init__(self, stream: Stream, kind: type, *, rank: int | None, world_size: int | None) -> None:
+        # A packed stream in a `MixedDataset` would fail in a worker, at its first batch.
+        if not isinstance(stream, kind):
+            raise PolicyError(
+                f"{type(self).__name__} reads a {kind.__name__}, and not {stream!r}: give a {kind.__name__}."
+            )
         self.stream, self._words, self._ends = stream, stream.clock.words, stream.repeat != "epochs"
-        self.rank, self.world_size = _place(rank, world_size)
+        self.rank, self.world_size = _rank_and_size(rank, world_size)
         self._loaded: tuple[int, int] | None = None
         self._last: RequestedBatch | None = None
         self._last_place = (0, 0)
@@ -253,10 +260,13 @@ class StreamShare(Dataset[T], ABC):
 
         Raises:
             LengthError: The stream is endless, or future losses decide where the stream ends.
+            PolicyError: The whole stream has fewer samples (blocks) than ranks, so that every loop would end before its first batch.
             RoundError, LedgerError: A loader starts, and the stream cannot start, as `Mixer.check_start` describes.
         """
         num = self.stream.length()
         if num is not None:
+            if num < self.world_size:
+                raise PolicyError(self._too_short(num))
             return max(0, num - self._first) // self.world_size
         length = endless(type(self).__name__, losses_decide=self._ends)
         # A sequential sampler asks for the length in the loader's process, before the workers read. An error of the start is raised
@@ -295,6 +305,10 @@ class StreamShare(Dataset[T], ABC):
             RoundError, LedgerError: The stream cannot start, as `Mixer.check_start` describes.
         """
         positions = np.asarray(indices, np.int64)
+        if not len(positions):
+            raise PolicyError(
+                f"a loader asks {name or type(self).__name__} for a batch without indices: give the DataLoader no batch_sampler."
+            )
         if get_worker_info() is not None:
             # The threads of the package tokenizers do not survive a fork. With TOKENIZERS_PARALLELISM=true, a forked worker would
             # wait for these threads for ever, in this module and in a collate_fn of the user.
@@ -323,8 +337,20 @@ class StreamShare(Dataset[T], ABC):
             positions = positions[[self.stream.holds(position) for position in last_rank.tolist()]]
         items = self._read(positions + self.rank) if len(positions) else ()
         if not len(items):
+            # The length of this stream is unknown, so the loader could not be refused before its first batch.
+            if self._first == 0 and not self.stream.holds(self.world_size - 1):
+                raise PolicyError(self._too_short(None))
             raise StopIteration
         return items
+
+    def _too_short(self, num: int | None) -> str:
+        length = (
+            f"ends after {num:,} {self._words.position}s" if num is not None else f"has fewer {self._words.position}s"
+        )
+        return (
+            f"the stream {length}, and world_size is {self.world_size:,}: each rank gets an equal share, so no rank would get a batch. Give fewer "
+            f"ranks, or Mixer(repeat='epochs')."
+        )
 
     @property
     def _first(self) -> int:
@@ -407,17 +433,23 @@ class StreamShare(Dataset[T], ABC):
         """Take over a state. A `StatefulDataLoader` calls this method in each of its workers.
 
         Raises:
-            LedgerError: The state is of another run, rank or world size.
+            LedgerError: The state is no state of a dataset, or is of another run, rank or world size.
         """
+        own = self.state_dict()
+        if not isinstance(state, Mapping) or state.keys() != own.keys() or not is_whole(state["first"], 0):
+            raise LedgerError(
+                f"this is no state of a {type(self).__name__}: the state of a StatefulDataLoader holds {', '.join(own)} of its dataset. Give the state "
+                "that loader.state_dict() returned."
+            )
         # `first` differs by design: the state was saved in the middle of the run.
-        for name, now in self.state_dict().items():
+        for name, now in own.items():
             if name != "first" and state[name] != now:
                 raise LedgerError(
                     f"this loader's state is of {name} {state[name]}, and here {name} is {now}. A StatefulDataLoader goes on with the "
                     f"run, rank and world size that it had; to change them, resume by {self._words.variable}.load_state_dict() alone."
                 )
         # The present position is kept beside the loaded one: once the stream is moved, the loaded position is no longer valid.
-        self._loaded = self.stream.position, int(state["first"])
+        self._loaded = self.stream.position, operator.index(state["first"])
         self._last = None
         self._begun.fill_(-1)
 
@@ -539,7 +571,7 @@ class MixedDataset(StreamShare[Item]):
 
     def __init__(self, mixer: Mixer, *, rank: int | None = None, world_size: int | None = None) -> None:
         self.mixer = mixer
-        super().__init__(mixer, rank=rank, world_size=world_size)
+        super().__init__(mixer, Mixer, rank=rank, world_size=world_size)
         self._key = register(mixer)  # here, in the loader's process, which has to know the key of its workers' batches
 
     def _read(self, positions: Int[np.ndarray, " position"]) -> Items:
@@ -569,7 +601,7 @@ class PackedDataset(StreamShare[PackedItem]):
 
     def __init__(self, packed: PackedTokens, *, rank: int | None = None, world_size: int | None = None) -> None:
         self.packed = packed
-        super().__init__(packed, rank=rank, world_size=world_size)
+        super().__init__(packed, PackedTokens, rank=rank, world_size=world_size)
 
     def _read(self, positions: Int[np.ndarray, " position"]) -> Blocks:
         return Blocks(self.packed.at(positions), measured_on=self.packed.measured_on)
@@ -632,7 +664,14 @@ class InOrderIterator(Iterator[int]):
         return {"next": self._next}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        self._next = state["next"]
+        """Take over a state.
+
+        Raises:
+            LedgerError: The value is no state of this iterator.
+        """
+        if not isinstance(state, Mapping) or not is_whole(state.get("next"), 0):
+            raise LedgerError(f"{state!r} is no state of a sampler InOrder: give the state that state_dict() returned.")
+        self._next = operator.index(state["next"])
 
 
 def resume(stream: Stream, state: Mapping[str, Any]) -> None:
@@ -684,13 +723,13 @@ def _several() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+def _rank_and_size(rank: Any, world_size: Any) -> tuple[int, int]:
     if (rank is None) != (world_size is None):
         raise PolicyError(f"rank is {rank} and world_size is {world_size}: give both, or neither.")
     if rank is not None and world_size is not None:
-        if not 0 <= rank < world_size:
-            raise PolicyError(f"rank is {rank} of world_size {world_size}: rank counts from 0 to world_size - 1.")
-        return rank, world_size
+        if not is_whole(world_size, 1) or not is_whole(rank, 0, operator.index(world_size) - 1):
+            raise PolicyError(f"rank is {rank!r} of world_size {world_size!r}: rank counts from 0 to world_size - 1.")
+        return operator.index(rank), operator.index(world_size)
     if _several():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     # torchrun has started several processes, and each would take the whole stream as rank 0 of 1.

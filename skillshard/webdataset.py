@@ -144,7 +144,7 @@ class _TarShare(StreamShare[dict[str, Any]]):
 
     def __init__(self, mixer: Mixer, *, rank: int | None, world_size: int | None) -> None:
         self.mixer = mixer
-        super().__init__(mixer, rank=rank, world_size=world_size)
+        super().__init__(mixer, Mixer, rank=rank, world_size=world_size)
 
     def _read(self, positions: Int[np.ndarray, " position"]) -> Sequence[dict[str, Any]]:
         return self.mixer.samples.tar_samples(self.mixer.find(positions))

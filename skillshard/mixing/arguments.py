@@ -1,37 +1,55 @@
 """Checks of the arguments of a mixer, before anything is read or written."""
 
+import math
 import re
 from collections.abc import Collection
-from typing import Any, SupportsFloat
+from typing import Any
 
 from skillshard import canonical, places
-from skillshard.errors import PolicyError, TokensError, name_some
+from skillshard.errors import PolicyError, ShardError, TokensError, name_some
 from skillshard.loss import LossKind
+from skillshard.mixing.fields import is_list_of_texts
 from skillshard.mixing.order import MAX_ROUND_DRAWS
 from skillshard.mixing.rounds import ON_BAD_LOSS
 from skillshard.mixing.stream import LAST_DRAW
-from skillshard.number_checks import is_whole
+from skillshard.number_checks import is_finite, is_whole
 from skillshard.policies.policy import Policy, Probing
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOW_TO_HOLD_OUT
 from skillshard.shards.token_set import TokenSet
 
+MOST_EPOCHS = 1 << 20
+"""Largest N of repeat="cap:N". The product with the number of samples of a skill, below 2**42, stays a number of 64 bits."""
+
 
 def check_arguments(
     *,
+    shards: Any,
+    tokens: Any,
     round_draws: Any,
     seed: Any,
     lag: Any,
     step_draws: Any,
-    wait_s: float,
-    repeat: str,
+    wait_s: Any,
+    repeat: Any,
     loss: Any,
-    measured_on: str,
+    measured_on: Any,
+    initial_losses: Any,
     job: Any,
-    on_bad_loss: str,
-    held_out: Collection[str] | None,
+    on_bad_loss: Any,
+    held_out: Any,
 ) -> None:
-    """Raise PolicyError if an argument of `Mixer` is out of range or of another type."""
+    """Check the arguments of `Mixer` that are no policy, no ledger and no field.
+
+    Raises:
+        ShardError: `shards` is no opened shard set.
+        TokensError: `tokens` is no opened token set.
+        PolicyError: Another argument is out of range or of another type.
+    """
+    if not isinstance(shards, ShardSet):
+        raise ShardError(f"shards is {shards!r}: give an opened shard set, such as ShardSet.open('shards').")
+    if tokens is not None and not isinstance(tokens, TokenSet):
+        raise TokensError(f"tokens is {tokens!r}: give an opened token set, such as TokenSet.open('tokens').")
     if not is_whole(round_draws, 1, MAX_ROUND_DRAWS):
         raise PolicyError(f"round_draws is {round_draws!r}: give 1 to {MAX_ROUND_DRAWS:,} draws.")
     if lag != "live" and not is_whole(lag, 0, LAST_DRAW):
@@ -40,7 +58,7 @@ def check_arguments(
         raise PolicyError(f"seed is {seed!r}: give a whole number of 64 bits.")
     if step_draws is not None and not is_whole(step_draws, 1, LAST_DRAW):
         raise PolicyError(f"step_draws is {step_draws!r}: give the samples of one optimizer step, at least 1, or None.")
-    if not (isinstance(wait_s, SupportsFloat) and wait_s >= 0):
+    if not (wait_s == math.inf or (is_finite(wait_s) and wait_s >= 0)):
         raise PolicyError(f"wait_s is {wait_s!r}: give seconds, a number >= 0.")
     if not isinstance(loss, LossKind):
         raise PolicyError(f"loss is {loss!r}: give a kind of losses, such as LossKind(reduction='per_token').")
@@ -48,8 +66,19 @@ def check_arguments(
         raise PolicyError(f"measured_on is {measured_on!r}: give 'holdout' (default) or 'training'.")
     if isinstance(held_out, str):
         raise PolicyError(f"held_out is the text {held_out!r}: give a list of names, such as [{held_out!r}].")
-    if not re.fullmatch(r"epochs|stop|drop|cap:[1-9]\d*", repeat):
+    if held_out is not None and not is_list_of_texts(held_out):
+        raise PolicyError(f"held_out is {held_out!r}: give a list of names of skills, or None.")
+    if initial_losses is not None and not isinstance(initial_losses, bool):
+        raise PolicyError(
+            f"initial_losses is {initial_losses!r}: give True, False, or None for the default of the policy."
+        )
+    rule = re.fullmatch(r"epochs|stop|drop|cap:([1-9][0-9]*)", repeat) if isinstance(repeat, str) else None
+    if rule is None:
         raise PolicyError(f"repeat is {repeat!r}: give 'epochs' (default), 'stop', 'drop' or 'cap:N', such as 'cap:4'.")
+    if rule[1] and int(rule[1]) > MOST_EPOCHS:
+        raise PolicyError(
+            f"repeat is {repeat!r}: give at most {MOST_EPOCHS:,} epochs, or 'epochs' for a stream without an end."
+        )
     if on_bad_loss not in ON_BAD_LOSS:
         raise PolicyError(f"on_bad_loss is {on_bad_loss!r}: give 'stop' (default) or 'leave-out'.")
     if job is not None and not (isinstance(job, str) and job and job.isprintable()):

@@ -141,9 +141,16 @@ def _beginnings(path: str) -> Iterator[str]:
     return (".".join(steps[:end]) for end in range(1, len(steps) + 1))
 
 
-def check_fields(
-    fields: Collection[str], defaults: Mapping[str, Any] | None, *, members: Collection[str] = ()
-) -> Fields:
+def is_list_of_texts(value: Any) -> bool:
+    """Return whether a value is a list, a tuple or another collection of texts. A text alone would be read as a list of its characters.
+
+    >>> is_list_of_texts(("id",)), is_list_of_texts("id"), is_list_of_texts([5]), is_list_of_texts(None)
+    (True, False, False, False)
+    """
+    return isinstance(value, Collection) and not isinstance(value, str) and all(isinstance(text, str) for text in value)
+
+
+def check_fields(fields: Any, defaults: Any, *, members: Any = ()) -> Fields:
     """Check the arguments `fields` and `field_defaults` of a mixer.
 
     Args:
@@ -152,10 +159,12 @@ def check_fields(
         members: Members of the same mixer, which may have defaults too.
 
     Raises:
-        FieldError: A path is no path, is given twice or is a key of every batch, or a default is of no given path.
+        FieldError: An argument is of another type, a path is no path, is given twice or is a key of every batch, or a default is of no given path.
     """
-    if isinstance(fields, str) or not all(isinstance(path, str) and path for path in fields):
+    if not is_list_of_texts(fields) or "" in fields:
         raise FieldError(f"fields is {fields!r}: give a tuple of dotted paths, such as ('id', 'meta.image').")
+    if defaults is not None and not isinstance(defaults, Mapping):
+        raise FieldError(f"field_defaults is {defaults!r}: give a mapping, path or suffix -> value.")
     paths = tuple(fields)
     for path in paths:
         if path in RESERVED:

@@ -642,6 +642,19 @@ class DirectoryLedger:
         return sorted(f"{prefix}{name}" for name in names if name.endswith(".json") and name[0] != ".")
 
 
+def opened_ledger(ledger: Any) -> Ledger:
+    """Return the ledger in a directory, or a ledger itself.
+
+    Raises:
+        LedgerError: The value is no path of a directory and no ledger.
+    """
+    if isinstance(ledger, (str, os.PathLike)):
+        return DirectoryLedger(ledger)
+    if not isinstance(ledger, Ledger):
+        raise LedgerError(f"ledger is {ledger!r}: give the directory of the run's record.")
+    return ledger
+
+
 _REMEDIES = {
     errno.ENOSPC: "Free some space",
     errno.EDQUOT: "Free some of the quota",

@@ -4,7 +4,7 @@ Members follow the JSON of their sample in the tar (`skillshard.shards.members`)
 member. Nothing is decoded. A worker of a loader sends the places of the samples, and the loader's process reads the members.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxtyping import Int, UInt32
 
 from skillshard import places
 from skillshard.errors import FieldError, did_you_mean, name_some
-from skillshard.mixing.fields import Fields, record_of
+from skillshard.mixing.fields import Fields, is_list_of_texts, record_of
 from skillshard.mixing.round_plan import Maps
 from skillshard.shards.members import read_members
 from skillshard.shards.read import ShardSet
@@ -67,9 +67,7 @@ class MemberColumns:
         return columns
 
 
-def check_members(
-    members: Collection[str], fields: Fields, defaults: Mapping[str, Any] | None, shards: ShardSet
-) -> MemberColumns:
+def check_members(members: Any, fields: Fields, defaults: Mapping[str, Any] | None, shards: ShardSet) -> MemberColumns:
     """Check the argument `members` of a mixer.
 
     Args:
@@ -81,7 +79,7 @@ def check_members(
     Raises:
         FieldError: A member is given twice, has the name of a field, or is not kept in the shards.
     """
-    if isinstance(members, str) or not all(isinstance(suffix, str) for suffix in members):
+    if not is_list_of_texts(members):
         raise FieldError(f"members is {members!r}: give a tuple of suffixes, such as ('jpg',).")
     suffixes = tuple(members)
     for suffix in suffixes:

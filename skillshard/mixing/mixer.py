@@ -38,12 +38,12 @@ from skillshard.mixing.fields import check_fields, rows_of
 from skillshard.mixing.handover import hand_over, put_handover
 from skillshard.mixing.ledger import (
     HANDOVER,
-    DirectoryLedger,
     HandoverRecord,
     Lag,
     Ledger,
     RoundRecord,
     RunRecord,
+    opened_ledger,
     read_record,
 )
 from skillshard.mixing.matched_skills import content_of, matched
@@ -70,6 +70,8 @@ from skillshard.shards.token_set import TokenSet
 
 SAMPLES_AHEAD = 256
 """Number of texts that iterating cuts out of the shards at once."""
+MOST_AT_ONCE = 1 << 31
+"""Largest number of draws of a batch. A larger number is a mistake: the positions alone would take 16 GiB."""
 
 
 class Mixer:
@@ -166,6 +168,8 @@ class Mixer:
     ) -> None:
         check_is_policy(policy)
         check_arguments(
+            shards=shards,
+            tokens=tokens,
             round_draws=round_draws,
             seed=seed,
             lag=lag,
@@ -174,6 +178,7 @@ class Mixer:
             repeat=repeat,
             loss=loss,
             measured_on=measured_on,
+            initial_losses=initial_losses,
             job=job,
             on_bad_loss=on_bad_loss,
             held_out=held_out,
@@ -183,10 +188,10 @@ class Mixer:
         self.shards, self.lag, self.seed = shards, lag, seed
         self.round_draws, self.wait_s = round_draws, wait_s
         self.repeat = repeat
+        self.ledger = opened_ledger(ledger)
         self.fields = check_fields(fields, field_defaults, members=members)
         self.members = check_members(members, self.fields, field_defaults, shards)
         self.skills = shards.skills
-        self.ledger: Ledger = DirectoryLedger(ledger) if isinstance(ledger, (str, os.PathLike)) else ledger
         self._train = [shards.train[skill] for skill in self.skills]
         self.samples = Samples(self.skills, self._train, self.fields, self.members)
         columns = [skill_shards.columns for skill_shards in self._train]
@@ -356,8 +361,7 @@ class Mixer:
         Example:
             mixer = Mixer.continue_from("runs/1", draw=12_800, shards=shards, policy=policy, ledger="runs/2", step_draws=32)
         """
-        before = DirectoryLedger(old_ledger) if isinstance(old_ledger, (str, os.PathLike)) else old_ledger
-        own = DirectoryLedger(ledger) if isinstance(ledger, (str, os.PathLike)) else ledger
+        before, own = opened_ledger(old_ledger), opened_ledger(ledger)
         run = open_records(before).run
         if (state is None) == (draw is None):
             raise PolicyError("continue_from needs the place in the stream: give either state=STATE or draw=DRAW.")
@@ -424,7 +428,7 @@ class Mixer:
             PolicyError: A draw is below 0 or beyond 2**62, or lies so far beyond the newest decided round that the mixer would
                 decide thousands of rounds.
         """
-        return self.samples.cut(self.find(draws))
+        return self.samples.cut(self.find(np.asarray(draws)))
 
     def find(self, draws: Int[np.ndarray, " sample"]) -> Places:
         """Find the places of the texts of draws. Draws beyond the end of the stream are left out."""
@@ -433,6 +437,7 @@ class Mixer:
 
     def batch(self, first: int, num: int) -> Batch:
         """Read the draws first .. first + num - 1, or the draws up to the end of the stream. Raise PolicyError as in `at`."""
+        _check_stretch(first, num)
         number = self.run.round_of(first)
         start = first - self.run.first_draw_of(number)
         plan = self.plan(number) if number >= 0 else None
@@ -444,7 +449,8 @@ class Mixer:
         return Batch(np.arange(first, first + num), plan.skill[within], self.skills, plan.texts(within), fields)
 
     def ids(self, first: int, num: int) -> list[str]:
-        """Read the ids of the draws first .. first + num - 1."""
+        """Read the ids of the draws first .. first + num - 1. Raise PolicyError as in `at`."""
+        _check_stretch(first, num)
         plans = self._plans_of(np.arange(first, first + num))
         return [identity for plan, _, within in plans for identity in plan.ids(within)]
 
@@ -452,6 +458,10 @@ class Mixer:
         self, draws: Int[np.ndarray, " sample"]
     ) -> Iterator[tuple[RoundPlan, Int[np.ndarray, " some"], Int[np.ndarray, " some"]]]:
         """Split draws at the ends of rounds. Yield the round's plan, the draws, and the positions of the draws in the round."""
+        if draws.ndim != 1 or (draws.dtype.kind not in "iu" and len(draws)):
+            raise PolicyError(
+                f"draws are an array of {draws.dtype} with the shape {draws.shape}: give an array of whole numbers with one axis."
+            )
         begin = self.run.first_draw
         if len(draws) and 0 <= draws.min() < begin:
             raise PolicyError(
@@ -483,7 +493,13 @@ class Mixer:
         """Iterate over the stream in batches from its position. Each yielded batch advances `draw`.
 
         The stream is endless, unless `repeat` ends the stream. The last batch of a stream that ends may be short.
+
+        Raises:
+            PolicyError: `batch_size` is no whole number of at least 1.
         """
+        # A batch of 0 samples would end the loop, as the end of the stream does.
+        if not is_whole(batch_size, 1, MOST_AT_ONCE):
+            raise PolicyError(f"batch_size is {batch_size!r}: give the number of samples of a batch, at least 1.")
         self.check_begin(self._draw)
         while len(batch := self.batch(self._draw, batch_size)):
             self._draw += len(batch)
@@ -636,8 +652,7 @@ class Mixer:
             LedgerError: A record is damaged or missing, or the run was resumed elsewhere.
             PolicyError: The number is below 0, or more than a million rounds beyond the newest round.
         """
-        if not 0 <= number < LAST_DRAW // self.round_draws:
-            raise PolicyError(f"round {number:,} was asked for: rounds are numbered 0, 1, 2, ...")
+        self._check_number(number)
         refuse_far(self._rounds, number, MOST_ROUNDS)
         return self._rounds.round(number)
 
@@ -807,7 +822,13 @@ class Mixer:
         except EndOfStream:
             return None
 
+    def _check_number(self, number: object) -> None:
+        """Raise PolicyError unless a value can be the number of a round."""
+        if not is_whole(number, 0, LAST_DRAW // self.round_draws - 1):
+            raise PolicyError(f"round {number!r} was asked for: rounds are numbered 0, 1, 2, ...")
+
     def _begun(self, number: int) -> RoundRecord:
+        self._check_number(number)
         self.refuse_far(number)
         record = self._rounds.round(number)
         if not record.num_draws:
@@ -961,3 +982,12 @@ class Mixer:
     def __getstate__(self) -> dict[str, Any]:
         # Memory maps cannot be pickled. A worker that gets a copy of the mixer maps the shards itself.
         return {**self.__dict__, "_plans": {}, "_watch": Watch()}
+
+
+def _check_stretch(first: object, num: object) -> None:
+    """Raise PolicyError unless a stretch of draws has a whole first draw, and a whole number of draws from 0."""
+    # A negative number of draws would be the end of a slice, counted from the end of a round.
+    if not is_whole(first, -LAST_DRAW, LAST_DRAW) or not is_whole(num, 0, MOST_AT_ONCE):
+        raise PolicyError(
+            f"{num!r} draws from draw {first!r} on were asked for: give whole numbers, and from 0 to {MOST_AT_ONCE:,} draws."
+        )

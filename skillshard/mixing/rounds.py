@@ -35,6 +35,7 @@ from skillshard.mixing.ledger import (
 )
 from skillshard.mixing.records import DECIDED_WITH_ANOTHER, Records, records_to_resume
 from skillshard.mixing.steering import acting
+from skillshard.number_checks import is_whole
 from skillshard.policies.policy import Policy, check_losses, overflows
 from skillshard.printable import counted
 
@@ -134,8 +135,12 @@ class Rounds:
         """Read through a generation, or through the newest generation. Return whether this process joins the generation.
 
         Raises:
-            LedgerError: The generation does not exist, or begins at another draw.
+            LedgerError: The generation is no number, does not exist, or begins at another draw.
         """
+        if generation is not None and not is_whole(generation, 0):
+            raise LedgerError(
+                f"generation is {generation!r}: give the number of the generation that rank 0 began, or None."
+            )
         records = (
             records_to_resume(self.ledger, self.run)
             if generation is None

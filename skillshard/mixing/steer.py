@@ -2,18 +2,20 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
-from skillshard.errors import LedgerError, PolicyError, name_some, with_suggestions
+from skillshard.errors import LedgerError, PolicyError, did_you_mean, name_some, with_suggestions
 from skillshard.mixing.ledger import DirectoryLedger, SteerRecord
 from skillshard.mixing.records import open_records
 from skillshard.mixing.steering import Steering, steer_name, steerings
 from skillshard.policies import fixed
 
+Action = Literal["weights", "freeze", "resume"]
+
 
 def steer(
     ledger: str | os.PathLike[str],
-    action: Literal["weights", "freeze", "resume"],
+    action: Action,
     *,
     why: str,
     weights: Mapping[str, float] | None = None,
@@ -32,12 +34,20 @@ def steer(
 
     Raises:
         LedgerError: The ledger holds no run, no round has weights to freeze, or the run has a fixed end.
-        PolicyError: The weights do not name the skills of the run, or the reason is missing.
+        PolicyError: The action is unknown, the weights do not name the skills of the run or are given for another action, or the reason is missing.
     """
     own = DirectoryLedger(ledger)
     records = open_records(own)
     run = records.run
-    if not why.strip() or not why.isprintable():
+    if action not in get_args(Action):
+        raise PolicyError(
+            f"action is {action!r}{did_you_mean(str(action), get_args(Action))}: give 'weights', 'freeze' or 'resume'."
+        )
+    if (weights is not None) != (action == "weights"):
+        raise PolicyError(
+            f"the action is {action!r}, and weights are {weights!r}: give weights for the action 'weights' alone."
+        )
+    if not isinstance(why, str) or not why.strip() or not why.isprintable():
         raise PolicyError("a steering needs a reason: give `why`, a text on one line without control characters.")
     if run.repeat == "stop":
         raise LedgerError(

@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from skillshard import canonical, storage
 from skillshard.errors import PolicyError, ShardError, name_some
+from skillshard.number_checks import is_whole
 from skillshard.policies import Policy
 from skillshard.policies.curriculum import Order
 from skillshard.policies.inner import policies_within
-from skillshard.policies.policy import NextRound, RunFacts, in_draws
+from skillshard.policies.policy import NextRound, RunFacts, check_is_policy, in_draws
 from skillshard.policies.prior import is_weight
 from skillshard.policies.transforms import Chain
 from skillshard.shards.read import ShardSet
@@ -68,6 +69,9 @@ def weigh(
         ShardError: No skill has a training shard.
         TokensError: The token counts belong to other shards.
     """
+    check_is_policy(policy)
+    if at is not None and not is_whole(at, 0):
+        raise PolicyError(f"`at={at!r}`: give the number of a draw, a whole number >= 0.")
     if policy.reads_losses:
         raise PolicyError(
             f"policy {policy.name} reads losses, so its weights change during a run: use the policy in a Mixer, or give a policy that reads no "

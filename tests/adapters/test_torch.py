@@ -436,3 +436,20 @@ def test_a_stream_that_ends_gives_every_rank_as_many_samples_as_the_others(
         assert [len(batch) for batch in batches] == [size] * (total // world_size // size) + [rest]
     everything = sorted(draw for batches in drawn for batch in batches for draw in batch)
     assert everything == list(range(total // world_size * world_size))
+
+
+@pytest.mark.parametrize("rank", [0, 999])
+@pytest.mark.parametrize("has_length", [True, False])
+def test_a_stream_with_fewer_samples_than_ranks_is_refused_and_does_not_end_in_silence(
+    has_length: bool, rank: int, shards: ShardSet, tmp_path: Path
+) -> None:
+    policy = stratified() if has_length else None
+    chosen = {} if policy is None else {"policy": policy}
+    mixer = live_mixer(shards, tmp_path, step_draws=BATCH, repeat="drop", round_draws=4096, **chosen)
+    dataset = MixedDataset(mixer, rank=rank, world_size=1000)
+    loader = DataLoader(dataset, sampler=InOrder(dataset), batch_size=BATCH, collate_fn=collate)
+    if has_length:
+        with pytest.raises(PolicyError, match=r"the stream ends after 5\d\d draws, and world_size is 1,000"):
+            len(loader)
+    with pytest.raises(PolicyError, match=r"the stream has fewer draws, and world_size is 1,000: .* Give fewer ranks"):
+        next(iter(loader))
