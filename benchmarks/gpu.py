@@ -418,7 +418,8 @@ def whole_and_killed(words: Callable[[Path, int], list[str]], folder: Path, step
         steps: Optimizer steps of the training.
     """
     from skillshard.mixing.ledger import DirectoryLedger
-    from skillshard.mixing.records import open_records, verify_ledger
+    from skillshard.mixing.ledger_faults import verify_ledger
+    from skillshard.mixing.records import open_records
 
     whole, seconds = timed(lambda: checked(words(folder / "whole", steps)))
     killed = folder / "killed"

@@ -19,7 +19,17 @@ from skillshard.fitting.proposal import Proposal
 from skillshard.fitting.runs import RunsFile
 from skillshard.graph.skill_graph import GraphFile
 from skillshard.mixing.block_counts import BlocksRecord
-from skillshard.mixing.ledger import (
+from skillshard.mixing.packing import PackedState
+from skillshard.mixing.policy_schema import PolicyFile
+from skillshard.mixing.round_records import (
+    GenerationRecord,
+    ObservationRecord,
+    PackedBeginRecord,
+    RoundRecord,
+    SteeredRoundRecord,
+    SteerRecord,
+)
+from skillshard.mixing.run_records import (
     AheadHandoverRecord,
     AheadRunRecord,
     BlocksHandoverRecord,
@@ -27,19 +37,11 @@ from skillshard.mixing.ledger import (
     BlockSkipsHandoverRecord,
     BlockSkipsRunRecord,
     BlocksRunRecord,
-    GenerationRecord,
     HandoverRecord,
-    ObservationRecord,
-    PackedBeginRecord,
-    RoundRecord,
     RunRecord,
     SkippingHandoverRecord,
     SkippingRunRecord,
-    SteeredRoundRecord,
-    SteerRecord,
 )
-from skillshard.mixing.packing import PackedState
-from skillshard.mixing.policy_schema import PolicyFile
 from skillshard.mixing.state import MixerState
 from skillshard.mixing.weights_file import WeightsFile
 from skillshard.pipeline import Pipeline

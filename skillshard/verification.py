@@ -7,7 +7,8 @@ from skillshard import export as export_module
 from skillshard import tags as tags_module
 from skillshard.export import ExportManifest, verify_export
 from skillshard.mixing.ledger import DirectoryLedger
-from skillshard.mixing.records import open_records, verify_beginning, verify_ledger
+from skillshard.mixing.ledger_faults import verify_beginning, verify_ledger
+from skillshard.mixing.records import open_records
 from skillshard.printable import counted
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import token_manifest

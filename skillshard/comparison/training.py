@@ -28,8 +28,8 @@ from skillshard.execution import Record
 from skillshard.graph.trials import eval_steps
 from skillshard.loss import LossKind
 from skillshard.mixing.alarms import LOGGER
-from skillshard.mixing.ledger import Lag
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.run_records import Lag
 from skillshard.policies import Policy
 from skillshard.proxy.device import one_thread
 from skillshard.proxy.reading import Reading

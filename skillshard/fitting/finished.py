@@ -11,8 +11,10 @@ from skillshard import storage
 from skillshard.errors import FitError, name_some
 from skillshard.fitting.runs import FILES, FinishedRun, Runs, files_of_runs, make_runs, read_finished
 from skillshard.mixing.counts import drawn_at, in_unit
-from skillshard.mixing.ledger import DirectoryLedger, Ledger, ObservationRecord, RunRecord
+from skillshard.mixing.ledger import DirectoryLedger, Ledger
 from skillshard.mixing.records import Records, open_records
+from skillshard.mixing.round_records import ObservationRecord
+from skillshard.mixing.run_records import RunRecord
 from skillshard.printable import counted
 
 

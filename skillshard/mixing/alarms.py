@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
-from skillshard.mixing.ledger import ObservationRecord, RoundRecord, RunRecord
 from skillshard.mixing.records import Numbered, Records
+from skillshard.mixing.round_records import ObservationRecord, RoundRecord
 from skillshard.mixing.rounds import MANY_EPOCHS
+from skillshard.mixing.run_records import RunRecord
 from skillshard.printable import counted
 
 LOGGER = logging.getLogger("skillshard")

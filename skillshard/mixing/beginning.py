@@ -11,19 +11,6 @@ from skillshard.errors import ObservationError, PolicyError
 from skillshard.loss import LossKind, MeasuredOn
 from skillshard.mixing.counts import in_unit_of
 from skillshard.mixing.handover import fields_of
-from skillshard.mixing.ledger import (
-    AheadRunRecord,
-    BlocksHandoverRecord,
-    BlockSkipsBlocksRunRecord,
-    BlockSkipsRunRecord,
-    BlocksRunRecord,
-    HandoverRecord,
-    RunRecord,
-    SkippingRunRecord,
-    ahead_of,
-    open_skips_of,
-    skipped_by,
-)
 from skillshard.mixing.matched_skills import Matched
 from skillshard.mixing.place_records import (
     AheadEpoch,
@@ -35,6 +22,19 @@ from skillshard.mixing.place_records import (
 )
 from skillshard.mixing.positions import (
     grown_ahead,
+)
+from skillshard.mixing.run_records import (
+    AheadRunRecord,
+    BlocksHandoverRecord,
+    BlockSkipsBlocksRunRecord,
+    BlockSkipsRunRecord,
+    BlocksRunRecord,
+    HandoverRecord,
+    RunRecord,
+    SkippingRunRecord,
+    ahead_of,
+    open_skips_of,
+    skipped_by,
 )
 from skillshard.mixing.skill_blocks import blocks_of_run
 from skillshard.policies.policy import Observation, Policy, RunFacts, State, check_losses, in_draws

@@ -15,7 +15,10 @@ from pydantic import Field
 
 from skillshard import canonical
 from skillshard.errors import LedgerError
-from skillshard.mixing.ledger import BlockUnit, Ledger, LedgerRecord, RoundRecord, read_record
+from skillshard.mixing.ledger import Ledger, read_record
+from skillshard.mixing.ledger_record import LedgerRecord
+from skillshard.mixing.round_records import RoundRecord
+from skillshard.mixing.run_records import BlockUnit
 
 FOLDER = "blocks"
 REMEDY = "Remove the file: the number is counted again."

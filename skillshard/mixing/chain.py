@@ -13,16 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from skillshard import canonical
-from skillshard.mixing.ledger import (
-    RUN,
-    DirectoryLedger,
-    Ledger,
-    ObservationRecord,
-    RoundRecord,
-    RunRecord,
-    read_record,
-)
+from skillshard.mixing.ledger import RUN, DirectoryLedger, Ledger, read_record
 from skillshard.mixing.records import Records, open_records
+from skillshard.mixing.round_records import ObservationRecord, RoundRecord
+from skillshard.mixing.run_records import RunRecord
 
 BEFORE_NOTE = "beside/before.json"
 """Name of the note on the place of the ledger of the run before, beside the records of a run."""

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from skillshard.mixing.ledger import RoundRecord, RunRecord
 from skillshard.mixing.order import ENDLESS, SCALE_BITS, draw_weights, fixed_point, interleave, limited_quotas
+from skillshard.mixing.round_records import RoundRecord
+from skillshard.mixing.run_records import RunRecord
 
 
 def available_draws(

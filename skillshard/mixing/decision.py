@@ -11,9 +11,10 @@ from jaxtyping import Float, Int
 
 from skillshard.errors import PolicyError
 from skillshard.mixing.counts import in_unit, round_counts
-from skillshard.mixing.ledger import ObservationRecord, RoundRecord, RunRecord, SteeredRoundRecord
 from skillshard.mixing.order import interleave
 from skillshard.mixing.records import Records, counted_at
+from skillshard.mixing.round_records import ObservationRecord, RoundRecord, SteeredRoundRecord
+from skillshard.mixing.run_records import RunRecord
 from skillshard.mixing.steering import Steering, weights_by_hand
 from skillshard.policies.policy import NextRound, Observation, Policy, State
 from skillshard.printable import shortened

@@ -10,19 +10,13 @@ from jaxtyping import Int
 from skillshard import canonical
 from skillshard.artefact import differences
 from skillshard.mixing.chain import Chain, Segment
-from skillshard.mixing.ledger import (
-    RecordType,
-    RunRecord,
-    SteeredRoundRecord,
-    ahead_of,
-    cuts_of,
-    open_skips_of,
-    skipped_by,
-)
+from skillshard.mixing.ledger_record import RecordType
 from skillshard.mixing.order import interleave
 from skillshard.mixing.place_records import AheadEpoch, SkipInEpoch
 from skillshard.mixing.records import Numbered, Records
+from skillshard.mixing.round_records import SteeredRoundRecord
 from skillshard.mixing.run_changes import changes_between
+from skillshard.mixing.run_records import RunRecord, ahead_of, cuts_of, open_skips_of, skipped_by
 from skillshard.printable import counted
 
 Kind = Literal["equal", "configuration", "continued", "observation", "round", "length"]

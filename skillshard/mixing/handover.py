@@ -13,24 +13,7 @@ import numpy as np
 
 from skillshard.errors import LedgerError, TokensError
 from skillshard.mixing.counts import drawn_at
-from skillshard.mixing.ledger import (
-    HANDOVER,
-    RUN,
-    AheadHandoverRecord,
-    BlocksHandoverRecord,
-    BlockSkipsHandoverRecord,
-    BlockUnit,
-    HandoverRecord,
-    Ledger,
-    ObservationRecord,
-    RoundRecord,
-    RunRecord,
-    SkippingHandoverRecord,
-    cuts_of,
-    open_skips_of,
-    read_record,
-    skipped_by,
-)
+from skillshard.mixing.ledger import HANDOVER, RUN, Ledger, read_record
 from skillshard.mixing.order import interleave
 from skillshard.mixing.place_records import (
     AheadSkippedPart,
@@ -49,6 +32,19 @@ from skillshard.mixing.positions import (
     standings_after,
 )
 from skillshard.mixing.records import Records, counted_at, open_records, round_up_to
+from skillshard.mixing.round_records import ObservationRecord, RoundRecord
+from skillshard.mixing.run_records import (
+    AheadHandoverRecord,
+    BlocksHandoverRecord,
+    BlockSkipsHandoverRecord,
+    BlockUnit,
+    HandoverRecord,
+    RunRecord,
+    SkippingHandoverRecord,
+    cuts_of,
+    open_skips_of,
+    skipped_by,
+)
 from skillshard.mixing.seen_draws import ConsumedBlocks, SavedPlace, refuse_inside_blocks, seen_draws
 from skillshard.mixing.skill_blocks import SkillBlocks, blocks_of_run, refuse_other_tokens
 from skillshard.mixing.skipped_blocks import skipped_blocks

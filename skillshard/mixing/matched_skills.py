@@ -10,9 +10,6 @@ from typing import Any, Literal
 
 from skillshard import canonical, places
 from skillshard.errors import ShardError, name_some
-from skillshard.mixing.ledger import (
-    HandoverRecord,
-)
 from skillshard.mixing.place_records import (
     SkillPosition,
 )
@@ -20,6 +17,7 @@ from skillshard.mixing.positions import (
     grown,
     untouched,
 )
+from skillshard.mixing.run_records import HandoverRecord
 from skillshard.printable import counted
 from skillshard.shards.manifest import ShardColumns, ShardColumns2
 from skillshard.shards.read import ShardSet

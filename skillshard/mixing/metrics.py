@@ -13,7 +13,8 @@ import numpy as np
 import xxhash
 
 from skillshard.mixing.counts import drawn_at, in_unit
-from skillshard.mixing.ledger import ObservationRecord, RoundRecord, RunRecord
+from skillshard.mixing.round_records import ObservationRecord, RoundRecord
+from skillshard.mixing.run_records import RunRecord
 
 PREFIX = "skillshard"
 KINDS = ("weight", "share", "epochs", "tokens", "loss")

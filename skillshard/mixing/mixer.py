@@ -36,16 +36,7 @@ from skillshard.mixing.chain import note_before
 from skillshard.mixing.counts import drawn_at
 from skillshard.mixing.fields import check_fields, rows_of
 from skillshard.mixing.handover import hand_over, put_handover
-from skillshard.mixing.ledger import (
-    HANDOVER,
-    HandoverRecord,
-    Lag,
-    Ledger,
-    RoundRecord,
-    RunRecord,
-    opened_ledger,
-    read_record,
-)
+from skillshard.mixing.ledger import HANDOVER, Ledger, opened_ledger, read_record
 from skillshard.mixing.matched_skills import content_of, matched
 from skillshard.mixing.members import MEMBERS_AHEAD, check_members
 from skillshard.mixing.metrics import MOST_SKILLS, Row, scalars, table
@@ -56,7 +47,9 @@ from skillshard.mixing.positions import last_sample, orders_of
 from skillshard.mixing.records import RECORDS_KEPT, open_records
 from skillshard.mixing.replay import refuse_other_loss
 from skillshard.mixing.round_plan import Places, RoundPlan, joined, plan_round, read_ahead
+from skillshard.mixing.round_records import RoundRecord
 from skillshard.mixing.rounds import EndOfStream, Rounds
+from skillshard.mixing.run_records import HandoverRecord, Lag, RunRecord
 from skillshard.mixing.samples import Samples
 from skillshard.mixing.skill_blocks import block_unit, epoch_blocks
 from skillshard.mixing.skipping import Stretch

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from skillshard import canonical, places
 from skillshard.errors import LedgerError, ShardError, StorageError, TokensError
-from skillshard.mixing.ledger import Ledger, RunRecord
+from skillshard.mixing.ledger import Ledger
+from skillshard.mixing.run_records import RunRecord
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet
 

@@ -6,9 +6,10 @@ Another run continues at a saved state, and its blocks go on counting. The recor
 begins at another block later.
 """
 
-from skillshard.mixing.ledger import PACKED, PackedBeginRecord
+from skillshard.mixing.ledger import PACKED
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.records import packed_begin
+from skillshard.mixing.round_records import PackedBeginRecord
 
 
 class PackedBegin:

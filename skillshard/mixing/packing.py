@@ -28,7 +28,6 @@ from skillshard.canonical import first_fault
 from skillshard.errors import LedgerError, PolicyError, RoundError, TokensError, did_you_mean, name_some
 from skillshard.loss import LossKind, MeasuredOn
 from skillshard.mixing.block_reader import BlockReader
-from skillshard.mixing.ledger import BlockUnit, Lag
 from skillshard.mixing.metrics import MOST_SKILLS
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packed_batch import PackedBatch, Segments
@@ -40,6 +39,7 @@ from skillshard.mixing.packings.one import One
 from skillshard.mixing.packings.packing import Draws, Packing
 from skillshard.mixing.packings.skill import Skill
 from skillshard.mixing.place_records import Continued
+from skillshard.mixing.run_records import BlockUnit, Lag
 from skillshard.mixing.skill_blocks import blocks_of_run
 from skillshard.mixing.state import MixerState
 from skillshard.mixing.stream import BLOCKS, LAST_DRAW, Clock, whole_number

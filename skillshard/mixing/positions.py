@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from skillshard.mixing.ledger import RunRecord, ahead_of, open_skips_of, skipped_by
 from skillshard.mixing.place_records import (
     AheadEpoch,
     AheadSkippedPart,
@@ -16,6 +15,7 @@ from skillshard.mixing.place_records import (
     SkipInEpoch,
     SkippedPart,
 )
+from skillshard.mixing.run_records import RunRecord, ahead_of, open_skips_of, skipped_by
 from skillshard.mixing.skill_order import OpenEpoch, SkillOrder, Skip, place_of
 from skillshard.shards.skill_shards import SkillShards
 

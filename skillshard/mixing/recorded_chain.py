@@ -17,15 +17,7 @@ from jaxtyping import Int
 from skillshard.errors import LedgerError, ShardError, TokensError
 from skillshard.memo import memoized
 from skillshard.mixing.chain import Chain, Segment
-from skillshard.mixing.ledger import (
-    HANDOVER,
-    DirectoryLedger,
-    HandoverRecord,
-    ahead_of,
-    open_skips_of,
-    read_record,
-    skipped_by,
-)
+from skillshard.mixing.ledger import HANDOVER, DirectoryLedger, read_record
 from skillshard.mixing.noted_places import fits_run, shards_of_run
 from skillshard.mixing.place_records import SkippedInOrder
 from skillshard.mixing.positions import has_drawn, order_of, standings, standings_of
@@ -33,6 +25,7 @@ from skillshard.mixing.recorded import RecordedSample, RecordedStream
 from skillshard.mixing.recorded_blocks import RecordedBlock, RecordedBlocks
 from skillshard.mixing.recorded_rounds import SeenAt, StoredSample
 from skillshard.mixing.records import open_records
+from skillshard.mixing.run_records import HandoverRecord, ahead_of, open_skips_of, skipped_by
 from skillshard.mixing.seen_draws import is_packed_by_best_fit
 from skillshard.mixing.skill_blocks import refuse_other_tokens
 from skillshard.mixing.steps import Anchor, Steps

@@ -10,12 +10,14 @@ from jaxtyping import Int
 from skillshard.errors import LedgerError
 from skillshard.hash_ranges import id_hash
 from skillshard.memo import memoized
-from skillshard.mixing.ledger import Ledger, RoundRecord, skipped_by
+from skillshard.mixing.ledger import Ledger
 from skillshard.mixing.noted_places import shards_of_run
 from skillshard.mixing.place_records import SkippedPart
 from skillshard.mixing.positions import order_of, standings_of
 from skillshard.mixing.records import Records, open_records
 from skillshard.mixing.round_plan import number_round
+from skillshard.mixing.round_records import RoundRecord
+from skillshard.mixing.run_records import skipped_by
 from skillshard.mixing.skill_order import SkillOrder
 from skillshard.printable import counted
 from skillshard.shards.read import ShardSet

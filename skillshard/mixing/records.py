@@ -10,43 +10,34 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from itertools import pairwise
 from typing import Generic
-
-import numpy as np
 
 from skillshard.artefact import NOT_BEGUN
 from skillshard.errors import LedgerError
 from skillshard.memo import memoized
-from skillshard.mixing.block_counts import faults_of_blocks
-from skillshard.mixing.counts import drawn_at, round_counts
+from skillshard.mixing.counts import drawn_at
 from skillshard.mixing.ledger import (
     HANDOVER,
     PACKED,
     REMEDY,
     RUN,
-    GenerationRecord,
-    HandoverRecord,
     Ledger,
-    ObservationRecord,
-    PackedBeginRecord,
-    RecordType,
-    RoundRecord,
-    RunRecord,
-    Segment,
-    SteeredRoundRecord,
-    ahead_of,
     folder_of,
     generation_name,
     numbers_in,
-    open_skips_of,
     read_record,
     record_name,
-    skipped_by,
 )
-from skillshard.mixing.positions import ahead_in, grown_ahead, skips_in, standings_after
-from skillshard.mixing.steering import faults_of_steers, steer_fault
-from skillshard.progress import advance
+from skillshard.mixing.ledger_record import RecordType
+from skillshard.mixing.record_faults import observation_fault, round_fault
+from skillshard.mixing.round_records import (
+    GenerationRecord,
+    ObservationRecord,
+    PackedBeginRecord,
+    RoundRecord,
+    Segment,
+)
+from skillshard.mixing.run_records import RunRecord
 
 RECORDS_KEPT = 4
 """Number of rounds and of observations kept in memory.
@@ -419,71 +410,17 @@ def _generation(ledger: Ledger, generation: int) -> GenerationRecord:
 
 def open_records(ledger: Ledger) -> Records:
     """Open the records of a run as the newest generation sees them. Raise LedgerError if the ledger holds no run."""
-    return Records(ledger, _run(ledger))
+    return Records(ledger, read_run(ledger))
 
 
-def _run(ledger: Ledger) -> RunRecord:
+def read_run(ledger: Ledger) -> RunRecord:
+    """Read run.json. Raise LedgerError if the ledger holds no run, or a run that has not begun."""
     run = read_record(ledger, RUN, RunRecord)
     if run is None and ledger.get(HANDOVER) is not None:
         raise LedgerError(f"{ledger} {NOT_BEGUN}")
     if run is None:
         raise LedgerError(f"{ledger} holds no run: {RUN} is missing. Give the ledger's directory.")
     return run
-
-
-def round_fault(run: RunRecord, record: RoundRecord, number: int, before: RoundRecord | None) -> str | None:
-    """Find the fault of a round. Return the rest of a sentence about the record, or None for a correct record.
-
-    Args:
-        run: Run of the ledger.
-        record: Round that was read.
-        number: Number in the record's name.
-        before: Round before, or None for round 0.
-    """
-    # A checksum alone does not protect against a record that was edited with a new checksum. So the counts and the epochs are
-    # computed again from the weights, which are the only free choice of a round.
-    if record.round != number or record.first_draw != run.first_draw_of(number):
-        return f"is round {record.round:,} from draw {record.first_draw:,} on, but its name says otherwise: it was changed."
-    num_skills = len(run.skills)
-    if len(record.weights) != num_skills:
-        return f"has {len(record.weights):,} weights for {num_skills:,} skills: it was changed."
-    if record.previous != (run.checksum if before is None else before.checksum):
-        return "does not follow from the record before it: one of them was changed."
-    drawn, carry, num_observed = np.array(run.drawn_before), np.zeros(num_skills, np.int64), run.num_copied
-    if before is not None:
-        drawn, carry = np.array(before.drawn_before) + np.array(before.counts), np.array(before.carry)
-        num_observed = before.num_observed
-    counts, new_carry = round_counts(run, np.array(record.weights), carry, drawn)
-    if (counts.tolist(), new_carry.tolist(), drawn.tolist()) != (record.counts, record.carry, record.drawn_before):
-        return "has counts that its weights do not give: it was changed."
-    if record.epochs != ((drawn + counts) / np.array(run.num_samples)).tolist():
-        return "has epochs that its counts do not give: it was changed."
-    if run.repeat != "stop" and record.num_draws != sum(record.counts):
-        return f"has {record.num_draws:,} draws and counts that sum to {sum(record.counts):,}: it was changed."
-    if isinstance(before, SteeredRoundRecord) and (
-        not isinstance(record, SteeredRoundRecord) or record.steer < before.steer
-    ):
-        return f"does not know steering {before.steer}, which acted in the round before it: it was changed."
-    if record.num_observed != num_observed + len(record.observations) or (
-        before is not None and record.observed_to < before.observed_to
-    ):
-        return "has a number of observations that does not follow from the round before it: it was changed."
-    return None
-
-
-def observation_fault(
-    run: RunRecord, record: ObservationRecord, number: int, before: ObservationRecord | None
-) -> str | None:
-    """Find the fault of an observation. Return the rest of a sentence, or None, as `round_fault` does."""
-    if record.previous != (run.checksum if before is None else before.checksum):
-        return "does not follow from the record before it: one of them was changed."
-    if before is not None and record.draw <= before.draw:
-        return f"is of draw {record.draw:,}, which is not after draw {before.draw:,} of the record before it: it was changed."
-    if record.loss != run.loss:
-        return f"holds {record.loss.sentence}, and the run's losses are {run.loss.sentence}: it was changed."
-    if record.measured_on != run.measured_on:
-        return f"holds losses of {record.measured_on} samples, and the run's losses are of {run.measured_on} samples: it was changed."
-    return None
 
 
 def resumes(records: Records) -> list[GenerationRecord]:
@@ -493,105 +430,6 @@ def resumes(records: Records) -> list[GenerationRecord]:
         with contextlib.suppress(LedgerError):
             begun.append(_generation(records.ledger, generation))
     return begun
-
-
-def verify_ledger(ledger: Ledger) -> list[str]:
-    """List every fault of a ledger: missing records, changed records, and counts that do not follow from the weights.
-
-    The records of the newest generation are checked as a chain. A record that a resume has cut off is checked by itself.
-    """
-    try:
-        records, _ = newest_intact(ledger, _run(ledger))
-        faults = [
-            *_faults_of_handover(ledger, records.run),
-            *_faults_of_packed(ledger, records.run),
-            *_faults_of_generations(records),
-        ]
-        used: dict[int, str] = {}
-        for number, observation in _all(records.observations, faults):
-            used[number + 1] = observation.checksum
-        faults += faults_of_steers(ledger, records.run)
-        before: RoundRecord | None = None
-        checksums: dict[int, str] = {}
-        for number, record in _all(records.rounds, faults):
-            checksums[number] = record.checksum
-            if before is None or before.round == number - 1:
-                fault = steer_fault(ledger, records.run, record, before)
-                faults += [] if fault is None else [f"{ledger}/{records.rounds.name(number)} {fault} {REMEDY}"]
-            before = record
-            if record.num_observed and record.last_observation != used.get(record.num_observed):
-                faults.append(f"{ledger}/{records.rounds.name(number)} {DECIDED_WITH_ANOTHER}")
-        faults += faults_of_blocks(ledger, checksums)
-    except LedgerError as error:
-        return [str(error)]
-    return list(dict.fromkeys(faults))
-
-
-def _all(numbered: Numbered[RecordType], faults: list[str]) -> Iterator[tuple[int, RecordType]]:
-    """Yield every readable record with its number. The faults of the other records are added to `faults`."""
-    try:
-        num = numbered.num()
-    except LedgerError as error:
-        faults.append(str(error))
-        return
-    for number in range(num):
-        advance(number, num)
-        try:
-            record = numbered.get(number)
-        except LedgerError as error:
-            faults.append(str(error))
-            continue
-        if record is not None:
-            yield number, record
-
-
-def _faults_of_handover(ledger: Ledger, run: RunRecord) -> list[str]:
-    """List the faults of the handover of a run that continues another run, and of its skipped draws."""
-    if run.continues is None:
-        return []
-    try:
-        handover = read_record(ledger, HANDOVER, HandoverRecord)
-    except LedgerError as error:
-        return [str(error)]
-    if handover is None:
-        return [f"{ledger}/{HANDOVER} is missing. {REMEDY}"]
-    ahead = grown_ahead(ahead_of(handover), [*run.continues.skills, *run.continues.absent])
-    if handover.checksum != run.continues.handover or (skipped_by(handover), open_skips_of(handover), ahead) != (
-        skipped_by(run),
-        open_skips_of(run),
-        ahead_of(run),
-    ):
-        return [f"{ledger}/{HANDOVER} is not the handover that {RUN} names: one of them was changed. {REMEDY}"]
-    return _faults_of_skips(ledger, handover)
-
-
-def _faults_of_skips(ledger: Ledger, handover: HandoverRecord) -> list[str]:
-    part = skipped_by(handover)
-    if part is None:
-        return []
-    after = standings_after(part)
-    places = [standing.place for standing in after], skips_in(after, part.earlier), ahead_in(after)
-    if places == (handover.skills, open_skips_of(handover), ahead_of(handover)):
-        return []
-    return [f"{ledger}/{HANDOVER} has places that do not follow from its skipped draws: it was changed. {REMEDY}"]
-
-
-def verify_beginning(ledger: Ledger) -> tuple[list[str], HandoverRecord | None]:
-    """Check the ledger of a run that continues another run and has not begun.
-
-    Returns:
-        Every fault, and the handover. The handover is None if the handover itself has a fault.
-    """
-    try:
-        handover = read_record(ledger, HANDOVER, HandoverRecord)
-    except LedgerError as error:
-        return [str(error)], None
-    if handover is None:
-        return [f"{ledger}/{HANDOVER} is missing. {REMEDY}"], None
-    # Steerings and records of rounds come after run.json.
-    begun = has_records(ledger, 0) or generations(ledger) or numbers_in(ledger, "steers")
-    missing = [f"{ledger}/{RUN} is missing, and the run has begun. {REMEDY}"] if begun else []
-    return [*missing, *_faults_of_skips(ledger, handover)], handover
 
 
 def packed_begin(ledger: Ledger, run: RunRecord) -> PackedBeginRecord | None:
@@ -604,37 +442,3 @@ def packed_begin(ledger: Ledger, run: RunRecord) -> PackedBeginRecord | None:
     if record is not None and record.run != run.checksum:
         raise LedgerError(f"{ledger}/{PACKED} is of another run than {RUN}: one of them was changed. {REMEDY}")
     return record
-
-
-def _faults_of_packed(ledger: Ledger, run: RunRecord) -> list[str]:
-    try:
-        packed_begin(ledger, run)
-    except LedgerError as error:
-        return [str(error)]
-    return []
-
-
-def _faults_of_generations(records: Records) -> list[str]:
-    """List the faults of the generations' own records, of the last records kept, and of the records cut off."""
-    ledger, run, faults = records.ledger, records.run, list[str]()
-    numbers = [0, *generations(ledger)]
-    for number, following in pairwise(numbers):
-        if following != number + 1:
-            faults.append(f"{ledger}/{generation_name(number + 1)} is missing. {REMEDY}")
-    previous = run.checksum
-    for generation in numbers:
-        seen = Records(ledger, run, generation)
-        try:
-            begun = seen.begun
-            if begun is not None:
-                if begun.previous != previous:
-                    faults.append(
-                        f"{ledger}/{generation_name(generation)} does not follow from the record before it: one of them was changed."
-                    )
-                previous = begun.checksum
-                seen.rounds.get(begun.num_rounds - 1) if begun.num_rounds else None
-                seen.observations.get(begun.num_observations - 1) if begun.num_observations else None
-        except LedgerError as error:
-            faults.append(str(error))
-        faults += [*records.rounds.faults_of_cut_off(generation), *records.observations.faults_of_cut_off(generation)]
-    return faults

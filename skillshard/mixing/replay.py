@@ -12,10 +12,12 @@ from skillshard.errors import GraphError, ObservationError, PolicyError
 from skillshard.loss import LossKind
 from skillshard.mixing.chain import Chain, Segment
 from skillshard.mixing.decision import counted_observation, decide, needed_draw
-from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, RoundRecord, RunRecord
+from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.named_policy import Context, policy_of_record
 from skillshard.mixing.policy_file import policy_given
 from skillshard.mixing.records import Records, open_records
+from skillshard.mixing.round_records import ObservationRecord, RoundRecord
+from skillshard.mixing.run_records import RunRecord
 from skillshard.mixing.steering import named_by
 from skillshard.mixing.steps import Steps
 from skillshard.policies.policy import Policy, RunFacts, State, check_losses, in_draws

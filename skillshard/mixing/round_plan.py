@@ -13,8 +13,8 @@ from jaxtyping import Int, UInt32
 
 from skillshard.errors import ShardError
 from skillshard.mixing.fields import ID, Fields, metas_of
-from skillshard.mixing.ledger import RoundRecord
 from skillshard.mixing.order import interleave
+from skillshard.mixing.round_records import RoundRecord
 from skillshard.mixing.skill_order import SkillOrder
 from skillshard.shards.layouts import LAYOUTS, TarLayout
 from skillshard.shards.open_shard import OpenShard

@@ -24,9 +24,6 @@ from skillshard.mixing.ledger import (
     REMEDY,
     RUN,
     Ledger,
-    ObservationRecord,
-    RoundRecord,
-    RunRecord,
     folder_of,
     generation_name,
     numbers_in,
@@ -34,6 +31,8 @@ from skillshard.mixing.ledger import (
     record_name,
 )
 from skillshard.mixing.records import DECIDED_WITH_ANOTHER, Records, records_to_resume
+from skillshard.mixing.round_records import ObservationRecord, RoundRecord
+from skillshard.mixing.run_records import RunRecord
 from skillshard.mixing.steering import acting
 from skillshard.number_checks import is_whole
 from skillshard.policies.policy import Policy, check_losses, overflows

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from skillshard.artefact import differences
 from skillshard.errors import name_some
-from skillshard.mixing.ledger import RunRecord
+from skillshard.mixing.run_records import RunRecord
 from skillshard.printable import counted
 
 CHANGEABLE = {"policy", "seed", "round_draws", "lag", "unit", "repeat", "blocks", "measured_on", "loss"}

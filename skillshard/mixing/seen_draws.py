@@ -12,11 +12,13 @@ import numpy as np
 
 from skillshard.errors import LedgerError, TokensError
 from skillshard.mixing.block_counts import FOLDER
-from skillshard.mixing.ledger import BlockUnit, Ledger, RoundRecord, RunRecord
+from skillshard.mixing.ledger import Ledger
 from skillshard.mixing.packings.fit import fit_round
 from skillshard.mixing.positions import beginnings, order_of
 from skillshard.mixing.round_ids import counts_of
 from skillshard.mixing.round_plan import number_round, plan_round
+from skillshard.mixing.round_records import RoundRecord
+from skillshard.mixing.run_records import BlockUnit, RunRecord
 from skillshard.mixing.skill_blocks import refuse_other_tokens
 from skillshard.printable import counted
 from skillshard.shards.token_set import TokenSet

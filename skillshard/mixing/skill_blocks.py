@@ -22,9 +22,9 @@ from jaxtyping import Bool, Int
 from skillshard import places
 from skillshard.errors import PolicyError, TokensError
 from skillshard.memo import memoized
-from skillshard.mixing.ledger import BlockUnit, RunRecord, cuts_of
 from skillshard.mixing.positions import Standing, beginnings, order_of, standing_at
 from skillshard.mixing.round_ids import TABLES_KEPT, WINDOW_DRAWS, IdFiles, IdTable
+from skillshard.mixing.run_records import BlockUnit, RunRecord, cuts_of
 from skillshard.mixing.skill_order import OpenEpoch, SkillOrder, Stretch, draw_of, place_of
 from skillshard.mixing.stream import LAST_DRAW
 from skillshard.number_checks import is_whole

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from skillshard.errors import LedgerError, PolicyError
 from skillshard.mixing.counts import drawn_at
-from skillshard.mixing.ledger import HandoverRecord, RunRecord, skipped_by
 from skillshard.mixing.place_records import AheadSkippedPart, SkipInEpoch, SkippedDraws, SkippedPart, SkippedStretch
 from skillshard.mixing.positions import Standing, ahead_in
 from skillshard.mixing.records import Records, round_up_to
+from skillshard.mixing.run_records import HandoverRecord, RunRecord, skipped_by
 from skillshard.mixing.stream import LAST_DRAW
 from skillshard.number_checks import is_whole
 

@@ -7,8 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard.canonical import first_fault
 from skillshard.errors import LedgerError
-from skillshard.mixing.ledger import BlockUnit, Ledger
+from skillshard.mixing.ledger import Ledger
 from skillshard.mixing.records import open_records
+from skillshard.mixing.run_records import BlockUnit
 from skillshard.mixing.seen_draws import ConsumedBlocks, SavedPlace
 from skillshard.mixing.stream import LAST_DRAW
 

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from skillshard.errors import LedgerError, PolicyError, did_you_mean, name_some, with_suggestions
-from skillshard.mixing.ledger import DirectoryLedger, SteerRecord
+from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import open_records
+from skillshard.mixing.round_records import SteerRecord
 from skillshard.mixing.steering import Steering, steer_name, steerings
 from skillshard.policies import fixed
 

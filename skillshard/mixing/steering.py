@@ -8,7 +8,9 @@ docs/design/0017-steering.md has the reasons.
 from typing import NamedTuple
 
 from skillshard.errors import LedgerError
-from skillshard.mixing.ledger import Ledger, RoundRecord, RunRecord, SteeredRoundRecord, SteerRecord, read_record
+from skillshard.mixing.ledger import Ledger, read_record
+from skillshard.mixing.round_records import RoundRecord, SteeredRoundRecord, SteerRecord
+from skillshard.mixing.run_records import RunRecord
 
 FOLDER = "steers"
 

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from skillshard.errors import LedgerError
-from skillshard.mixing.ledger import ObservationRecord
 from skillshard.mixing.records import Records
+from skillshard.mixing.round_records import ObservationRecord
 
 
 class Anchor(NamedTuple):

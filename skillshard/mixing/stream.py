@@ -11,8 +11,8 @@ from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 from skillshard.errors import ObservationError
 from skillshard.loss import LossKind, MeasuredOn
-from skillshard.mixing.ledger import Lag
 from skillshard.mixing.metrics import MOST_SKILLS
+from skillshard.mixing.run_records import Lag
 
 LAST_DRAW = 2**62
 """Upper limit of the positions of a stream.

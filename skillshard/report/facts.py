@@ -21,8 +21,10 @@ from skillshard.loss import LossKind
 from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms, reads_losses
 from skillshard.mixing.chain import earlier_runs
 from skillshard.mixing.counts import drawn_at, in_unit, intended_at
-from skillshard.mixing.ledger import DirectoryLedger, Lag, ObservationRecord, RoundRecord, RunRecord, skipped_by
+from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import Records, open_records, resumes
+from skillshard.mixing.round_records import ObservationRecord, RoundRecord
+from skillshard.mixing.run_records import Lag, RunRecord, skipped_by
 from skillshard.mixing.steering import steerings
 from skillshard.printable import printable
 from skillshard.shards import manifest as shards_manifest

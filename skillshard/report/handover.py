@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from skillshard.errors import LedgerError
 from skillshard.mixing.chain import place_before
-from skillshard.mixing.ledger import DirectoryLedger, HandoverRecord, skipped_by
+from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.ledger_faults import verify_beginning
 from skillshard.mixing.place_records import SkillPosition
-from skillshard.mixing.records import verify_beginning
+from skillshard.mixing.run_records import HandoverRecord, skipped_by
 from skillshard.report.text import print_line, print_table
 
 

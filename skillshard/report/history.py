@@ -20,10 +20,12 @@ from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms
 from skillshard.mixing.chain import Chain, Segment
 from skillshard.mixing.counts import drawn_at, intended_at
-from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, RoundRecord, RunRecord, SteeredRoundRecord
+from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.noted_places import shards_of_run
 from skillshard.mixing.records import open_records
+from skillshard.mixing.round_records import ObservationRecord, RoundRecord, SteeredRoundRecord
 from skillshard.mixing.run_changes import changes_between
+from skillshard.mixing.run_records import RunRecord
 from skillshard.report.facts import GraphFacts, RunFacts, ShardsFacts, graph_facts, run_facts, run_skips, shards_facts
 
 POINTS = 400

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from skillshard.mixing.chain import Segment
 from skillshard.mixing.counts import drawn_at
-from skillshard.mixing.ledger import RoundRecord, SteeredRoundRecord
+from skillshard.mixing.round_records import RoundRecord, SteeredRoundRecord
 
 HEADER = ("draw", "step", "quantity", "skill", "value")
 

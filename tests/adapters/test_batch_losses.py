@@ -19,8 +19,9 @@ from skillshard.graph.skill_graph import SkillGraph
 from skillshard.hf import causal_lm_collator, causal_lm_loss
 from skillshard.loss import IGNORE, Loss, Losses, LossKind, Reduction, reduced
 from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.mixing.records import open_records
 from skillshard.policies import ado, aioli, chain, floor, odm, skill_it, stratified
 from skillshard.shards.read import ShardSet
 from skillshard.torch import MixedDataset

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedBatch, PackedTokens
-from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.mixing.records import open_records
 from skillshard.policies import Policy, proportional, stratified
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet

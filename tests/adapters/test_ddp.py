@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from skillshard.mixing.ledger import DirectoryLedger
-from skillshard.mixing.records import verify_ledger
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.shards.read import ShardSet
 from skillshard.storage import read_json
 from tests.adapters.ddp_trainer import STEP_DRAWS

@@ -12,8 +12,8 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from skillshard.errors import LedgerError, PolicyError
 from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.packing import PackedTokens
-from skillshard.mixing.records import verify_ledger
 from skillshard.policies import stratified
 from skillshard.shards.tokenizers import encode
 from skillshard.torch import (

@@ -5,9 +5,10 @@ from typing import Any, TypeVar
 
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedBatch, PackedTokens
-from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.mixing.records import open_records
 from skillshard.policies import Policy, skill_it
 from skillshard.shards.read import ShardSet
 

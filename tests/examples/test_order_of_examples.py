@@ -17,7 +17,8 @@ import pytest
 
 from skillshard.errors import LedgerError
 from skillshard.mixing.ledger import DirectoryLedger
-from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.mixing.ledger_faults import verify_ledger
+from skillshard.mixing.records import open_records
 from skillshard.shards.read import ShardSet
 from tests.conftest import REPOSITORY
 from tests.examples.test_examples import EXAMPLES as ALL_EXAMPLES

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.recorded import open_recorded
-from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.mixing.records import open_records
 from skillshard.report.history import report_facts
 from skillshard.shards.read import ShardSet
 from tests.conftest import REPOSITORY

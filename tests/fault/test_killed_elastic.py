@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.records import verify_ledger
 from skillshard.shards.read import ShardSet
 from tests.adapters.processes import records
 from tests.adapters.trainers import SKILLS, live_mixer

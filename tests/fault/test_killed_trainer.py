@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from skillshard.mixing.ledger import DirectoryLedger
-from skillshard.mixing.records import verify_ledger
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.shards.read import ShardSet
 from tests.commands import marked
 from tests.conftest import REPOSITORY

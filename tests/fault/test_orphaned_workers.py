@@ -14,9 +14,10 @@ import pytest
 
 from skillshard.errors import LedgerError
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.ledger import DirectoryLedger, Lag
+from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.records import verify_ledger
+from skillshard.mixing.run_records import Lag
 from skillshard.policies import skill_it
 from skillshard.shards.read import ShardSet
 from tests.commands import marked

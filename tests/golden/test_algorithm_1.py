@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from skillshard.graph.skill_graph import SkillGraph
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.records import verify_ledger
 from skillshard.policies import skill_it
 from skillshard.shards.read import ShardSet
 

@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skillshard.corpus import Corpus
-from skillshard.mixing.ledger import cuts_of
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.recorded import RecordedStream
 from skillshard.mixing.recorded_blocks import RecordedBlock
 from skillshard.mixing.recorded_chain import DrawnInRun, RecordedChain, SkippedInRun, open_recorded_chain
-from skillshard.mixing.records import verify_ledger
+from skillshard.mixing.run_records import cuts_of
 from skillshard.policies import fixed, proportional, stratified
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet

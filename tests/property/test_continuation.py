@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skillshard.graph.skill_graph import SkillGraph
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.positions import Standing, advanced, after_skip, grown, grown_ahead, order_of, untouched
 from skillshard.mixing.recorded import RecordedStream
-from skillshard.mixing.records import verify_ledger
 from skillshard.mixing.skill_order import SkillOrder
 from skillshard.policies import Policy, fixed, skill_it, stratified
 from skillshard.shards.manifest import Manifest

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from skillshard import torch as adapter
 from skillshard.errors import RoundError
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.ledger import Lag
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.records import verify_ledger
+from skillshard.mixing.run_records import Lag
 from skillshard.policies import Policy, chain, floor, skill_it
 from skillshard.shards.read import ShardSet
 from skillshard.torch import MixedDataset

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.ledger import RoundRecord
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.records import open_records
+from skillshard.mixing.round_records import RoundRecord
 from skillshard.policies import Policy, chain, floor, proportional, skill_it, stratified
 from skillshard.shards.read import ShardSet
 from skillshard.torch import MixedDataset

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.packing import PackedTokens
-from skillshard.mixing.records import verify_ledger
 from skillshard.torch import PackedDataset
 from tests.property.packed_streams import PACKINGS, Counted, live, slow, stream_of, train
 from tests.tokenizers_trained import EOS

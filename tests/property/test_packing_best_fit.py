@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from skillshard.errors import LedgerError, PolicyError, TokensError
 from skillshard.mixing.block_counts import BlocksRecord
 from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.packings import fit as fit_module
 from skillshard.mixing.packings.bins import best_fit_decreasing
 from skillshard.mixing.packings.fit import fit
-from skillshard.mixing.records import verify_ledger
 from skillshard.policies import stratified
 from tests.property.packed_streams import Counted, ids_of, live, slow, stream_of
 from tests.tokenizers_trained import EOS

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skillshard.errors import ObservationError
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.packing import PackedTokens
-from skillshard.mixing.records import verify_ledger
 from skillshard.policies import fixed, proportional
 from tests.property.packed_streams import Counted, live, losses_at, slow, stream_of, tokens_of
 from tests.tokenizers_trained import BOS, EOS

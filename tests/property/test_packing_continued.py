@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skillshard.errors import LedgerError
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
-from skillshard.mixing.records import verify_ledger
 from skillshard.policies import Policy, fixed, proportional, stratified
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_manifest import KeptChat, TokensManifest4

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from skillshard.errors import LedgerError, PolicyError, TokensError
 from skillshard.mixing.handover import hand_over
 from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.recorded import RecordedStream
-from skillshard.mixing.records import verify_ledger
 from skillshard.mixing.round_plan import order_round
 from skillshard.policies import fixed, stratified
 from tests.property.packed_streams import Counted, live, samples_of_epoch, slow, stream_of, train

@@ -11,10 +11,10 @@ import pytest
 from skillshard import taggers
 from skillshard.corpus import Corpus
 from skillshard.errors import LedgerError
-from skillshard.mixing.ledger import SkippingHandoverRecord
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.recorded import open_recorded
 from skillshard.mixing.recorded_chain import DrawnInRun, SkippedInRun, open_recorded_chain
+from skillshard.mixing.run_records import SkippingHandoverRecord
 from skillshard.policies import loss_order, proportional, stratified
 from skillshard.shards.read import ShardSet
 from skillshard.shards.write import append_shards

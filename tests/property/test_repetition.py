@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skillshard.errors import PolicyError
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.order import SCALE_BITS, fixed_point, limited_quotas
-from skillshard.mixing.records import verify_ledger
 from skillshard.policies import proportional, stratified
 from skillshard.shards.read import ShardSet
 

@@ -12,10 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skillshard.errors import LedgerError, PolicyError
-from skillshard.mixing.ledger import DirectoryLedger, SteeredRoundRecord, SteerRecord, record_name
+from skillshard.mixing.ledger import DirectoryLedger, record_name
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.mixing.records import open_records
 from skillshard.mixing.replay import replay
+from skillshard.mixing.round_records import SteeredRoundRecord, SteerRecord
 from skillshard.mixing.steer import steer
 from skillshard.mixing.steering import steer_name, steerings
 from skillshard.policies import loss_order, stratified

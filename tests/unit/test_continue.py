@@ -10,8 +10,9 @@ import pytest
 from skillshard.errors import LedgerError, ObservationError, PolicyError, ShardError
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.ledger import HANDOVER, DirectoryLedger
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.mixing.records import open_records
 from skillshard.policies import Policy, chain, max_change, proportional, skill_it, stratified
 from skillshard.shards.read import ShardSet
 

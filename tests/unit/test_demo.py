@@ -20,7 +20,8 @@ from skillshard.command import program as program_words
 from skillshard.demo import MethodResult, prepare, summary
 from skillshard.fitting.finished import gather_runs
 from skillshard.mixing.ledger import DirectoryLedger
-from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.mixing.ledger_faults import verify_ledger
+from skillshard.mixing.records import open_records
 from skillshard.shards.read import ShardSet
 from tests.conftest import REPOSITORY, tree
 

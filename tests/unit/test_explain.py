@@ -11,11 +11,12 @@ import pytest
 from skillshard.errors import ObservationError, PolicyError
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.difference import difference, first_other_sample
-from skillshard.mixing.ledger import DirectoryLedger, RoundRecord, record_name
+from skillshard.mixing.ledger import DirectoryLedger, record_name
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.named_policy import POLICIES, policy_of_record, policy_of_text
 from skillshard.mixing.records import Records, open_records
 from skillshard.mixing.replay import replay
+from skillshard.mixing.round_records import RoundRecord
 from skillshard.mixing.steer import steer
 from skillshard.policies import (
     Policy,

@@ -15,9 +15,11 @@ import pytest
 from skillshard.artefact import MANIFESTS
 from skillshard.errors import LedgerError, ObservationError, PolicyError, RoundError
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.ledger import DirectoryLedger, ObservationRecord, RoundRecord
+from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.mixing.records import open_records
+from skillshard.mixing.round_records import ObservationRecord, RoundRecord
 from skillshard.policies import Policy, ado, chain, exp3, floor, odm, skill_it, softmax_loss, stratified
 from skillshard.report.figures import draw_runs, history
 from skillshard.shards.read import ShardSet

@@ -20,9 +20,11 @@ from skillshard import storage
 from skillshard.errors import LedgerError, ObservationError, PolicyError, RoundError, SkillshardError
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.loss import LossKind
-from skillshard.mixing.ledger import ObservationRecord, RoundRecord, RunRecord
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.mixing.records import open_records
+from skillshard.mixing.round_records import ObservationRecord, RoundRecord
+from skillshard.mixing.run_records import RunRecord
 from skillshard.policies import (
     Policy,
     cap,

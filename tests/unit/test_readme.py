@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from skillshard.mixing.ledger import DirectoryLedger
-from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.mixing.ledger_faults import verify_ledger
+from skillshard.mixing.records import open_records
 from skillshard.shards.read import ShardSet
 from tests.conftest import REPOSITORY
 from tests.documents import FENCE, blocks_of, in_main, run_document

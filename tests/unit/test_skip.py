@@ -8,10 +8,12 @@ import pytest
 
 from skillshard.errors import LedgerError, PolicyError, SkillshardError
 from skillshard.mixing.difference import first_other_sample
-from skillshard.mixing.ledger import DirectoryLedger, ahead_of, skipped_by
+from skillshard.mixing.ledger import DirectoryLedger
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.recorded import open_recorded
-from skillshard.mixing.records import open_records, verify_ledger
+from skillshard.mixing.records import open_records
+from skillshard.mixing.run_records import ahead_of, skipped_by
 from skillshard.mixing.skipping import checked_stretches
 from skillshard.policies import proportional, stratified
 from skillshard.report.history import report_facts

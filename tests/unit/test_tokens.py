@@ -17,10 +17,11 @@ from skillshard.errors import LedgerError, PolicyError, StorageError, TokensErro
 from skillshard.execution import Backend
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.counts import in_unit
-from skillshard.mixing.ledger import DirectoryLedger, RunRecord, read_record
+from skillshard.mixing.ledger import DirectoryLedger, read_record
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
-from skillshard.mixing.records import verify_ledger
+from skillshard.mixing.run_records import RunRecord
 from skillshard.policies import (
     NextRound,
     Observation,

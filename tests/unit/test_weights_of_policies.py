@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from skillshard.errors import PolicyError
+from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.records import verify_ledger
 from skillshard.policies.policy import Static
 from skillshard.shards.read import ShardSet
 

@@ -12,12 +12,13 @@ from jaxtyping import Int
 
 from skillshard.memo import memoized
 from skillshard.mixing.block_counts import BlocksRecord, keep_blocks, kept_blocks
-from skillshard.mixing.ledger import BlockUnit, RoundRecord
 from skillshard.mixing.packings.fit import Fit, fit_round
 from skillshard.mixing.packings.packing import Draws
 from skillshard.mixing.packings.sample_round import SampleRound
 from skillshard.mixing.round_ids import WINDOW_DRAWS, IdTable
 from skillshard.mixing.round_plan import RoundPlan
+from skillshard.mixing.round_records import RoundRecord
+from skillshard.mixing.run_records import BlockUnit
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from skillshard.mixing.ledger import RoundRecord
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packed_begin import PackedBegin
 from skillshard.mixing.round_ids import IdTable, counts_of
 from skillshard.mixing.round_plan import RoundPlan, plan_round, read_ahead
+from skillshard.mixing.round_records import RoundRecord
 from skillshard.shards.token_set import SkillTokens
 
 

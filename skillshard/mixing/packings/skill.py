@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from skillshard.mixing.ledger import BlockUnit
 from skillshard.mixing.packings.packing import InOrder
 from skillshard.mixing.round_plan import number_round
+from skillshard.mixing.run_records import BlockUnit
 from skillshard.mixing.skill_blocks import SkillBlocks, SkillRound
 
 
