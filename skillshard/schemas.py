@@ -14,7 +14,7 @@ from skillshard.comparison.file import CompareFile
 from skillshard.corpus import CorpusList, Rejection
 from skillshard.corpus.chat import ChatTemplate
 from skillshard.corpus.peek import PeekFacts
-from skillshard.export import ExportManifest
+from skillshard.export_manifest import ExportManifest
 from skillshard.fitting.proposal import Proposal
 from skillshard.fitting.runs import RunsFile
 from skillshard.graph.skill_graph import GraphFile

@@ -2,10 +2,9 @@
 
 import os
 
-from skillshard import artefact, places, web
-from skillshard import export as export_module
+from skillshard import artefact, export_manifest, places, web
 from skillshard import tags as tags_module
-from skillshard.export import ExportManifest, verify_export
+from skillshard.export_manifest import ExportManifest, verify_export
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.ledger_faults import verify_beginning, verify_ledger
 from skillshard.mixing.records import open_records
@@ -51,7 +50,7 @@ def verify(place: str | os.PathLike[str]) -> tuple[list[str], str]:
             f"{places.public(place)}: {form} of {counted(num, 'shard')}, {counted(tokens.manifest.num_train + tokens.manifest.num_holdout, 'token')}, all as "
             "tokens.json says.",
         )
-    if kind == export_module.MANIFEST:
+    if kind == export_manifest.MANIFEST:
         rows = ExportManifest.open(place)
         return (
             verify_export(place),

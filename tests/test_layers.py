@@ -36,7 +36,7 @@ LAYERS = [
     {"graph"},
     {"policies"},
     {"mixing"},
-    {"export", "fitting", "megatron"},
+    {"export", "export_files", "export_manifest", "export_rows", "fitting", "megatron"},
     {"endless_rows", "evaluation", "index_order", "refusals", "sent_batches", "stream_rows", "testing"},
     {"batch_losses", "grain", "torch"},
     {"hf", "lightning", "webdataset"},

@@ -10,10 +10,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from skillshard import artefact, canonical, places, storage
-from skillshard import export as export_module
+from skillshard import artefact, canonical, export_manifest, places, storage
 from skillshard import tags as tags_module
-from skillshard.export import ExportManifest
+from skillshard.export_manifest import ExportManifest
 from skillshard.graph.derive import own_gains, rule_in
 from skillshard.graph.skill_graph import GraphFile, read_graph
 from skillshard.graph.statistics import Gain, Statistics, gains_of, statistics
@@ -356,7 +355,7 @@ def facts_at(place: str | os.PathLike[str]) -> TagsFacts | ShardsFacts | TokensF
         return shards_facts(ShardSet.open(place))
     if kind == token_manifest.MANIFEST:
         return tokens_facts(TokenSet.open(place))
-    if kind == export_module.MANIFEST:
+    if kind == export_manifest.MANIFEST:
         return export_facts(place)
     return run_facts(DirectoryLedger(place))
 

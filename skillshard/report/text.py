@@ -12,8 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from skillshard import artefact, places
-from skillshard import export as export_module
+from skillshard import artefact, export_manifest, places
 from skillshard import tags as tags_module
 from skillshard.bars import duration
 from skillshard.corpus.members import suffixes_beside_texts
@@ -62,7 +61,7 @@ def show(place: str | os.PathLike[str]) -> None:
             )
     elif kind == token_manifest.MANIFEST:
         show_tokens(TokenSet.open(place))
-    elif kind == export_module.MANIFEST:
+    elif kind == export_manifest.MANIFEST:
         show_export(export_facts(place))
     else:
         show_ledger(DirectoryLedger(place))

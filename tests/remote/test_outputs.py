@@ -13,7 +13,8 @@ from skillshard import artefact, places, storage, taggers, uploads
 from skillshard.corpus import Corpus
 from skillshard.errors import ShardError, StorageError, TagsError
 from skillshard.execution import Backend
-from skillshard.export import FORMATS, export_shards
+from skillshard.export import export_shards
+from skillshard.export_files import FORMATS
 from skillshard.merge_levels import plan_merges
 from skillshard.shards.read import ShardSet
 from skillshard.shards.tokens import write_tokens

@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from skillshard import export as export_module
-from skillshard import policies, storage
+from skillshard import export_files, export_rows, policies, storage
 from skillshard.errors import PolicyError, ShardError, SkillshardError, StorageError
-from skillshard.export import FORMATS, MANIFEST, ExportManifest, export_shards, verify_export
+from skillshard.export import export_shards
+from skillshard.export_files import FORMATS
+from skillshard.export_manifest import MANIFEST, ExportManifest, verify_export
 from skillshard.policies import Policy
 from skillshard.shards.read import ShardSet
 from skillshard.shards.skill_shards import SkillShards
@@ -179,7 +181,8 @@ def test_a_stream_that_ends_gives_fewer_rows_and_a_note(shards: ShardSet, tmp_pa
 def test_row_groups_and_groups_of_texts_have_a_bounded_size(
     shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export_module, "GROUP_BYTES", 2000)
+    for module in (export_files, export_rows):
+        monkeypatch.setattr(module, "GROUP_BYTES", 2000)
     most = max(len(row["text"]) + len(json.dumps(row["meta"])) for row in stored(shards))
     for policy in (None, policies.stratified()):
         out = tmp_path / str(policy is None)

@@ -10,9 +10,10 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from skillshard import export as export_module
-from skillshard import megatron, policies
+from skillshard import export_files, export_rows, megatron, policies
 from skillshard.errors import TokensError
-from skillshard.export import MANIFEST, export_shards
+from skillshard.export import export_shards
+from skillshard.export_manifest import MANIFEST
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet
 from skillshard.shards.tokens import write_tokens
@@ -92,7 +93,8 @@ def test_a_mix_is_a_pair_with_the_draws_of_the_mix_in_their_order(
     arguments: dict[str, Any] = {"policy": policies.temperature(2.0), "draws": 300, "seed": 7, "round_draws": 64}
     export_shards(uneven, tmp_path / "texts", format="jsonl", workers=1, **arguments)
     # Small groups and pieces for the ids alone, because a group of texts costs a search in the stream.
-    monkeypatch.setattr(export_module, "GROUP_BYTES", 100)
+    for module in (export_files, export_rows):
+        monkeypatch.setattr(module, "GROUP_BYTES", 100)
     monkeypatch.setattr(megatron, "_PIECE", 7)
     rows = [json.loads(line) for line in (tmp_path / "texts" / "000000.jsonl").read_bytes().splitlines()]
     export_shards(uneven, tmp_path / "E", format="megatron", tokens=tokens, separator=separator, workers=1, **arguments)

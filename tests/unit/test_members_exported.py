@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from skillshard import canonical, policies, taggers
-from skillshard import export as export_module
+from skillshard import canonical, export_files, export_rows, policies, taggers
 from skillshard.corpus import Corpus, FieldMapping
 from skillshard.errors import ShardError
-from skillshard.export import ExportManifest, export_shards
+from skillshard.export import export_shards
+from skillshard.export_manifest import ExportManifest
 from skillshard.mixing.mixer import Mixer
 from skillshard.shards import members as members_module
 from skillshard.shards.account import member_counts
@@ -87,7 +87,8 @@ def test_a_mix_has_the_members_of_its_draws(shards: ShardSet, tmp_path: Path) ->
 def test_groups_of_rows_count_the_bytes_of_members(
     shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export_module, "GROUP_BYTES", 5000)
+    for module in (export_files, export_rows):
+        monkeypatch.setattr(module, "GROUP_BYTES", 5000)
     export_shards(shards, tmp_path / "E", format="parquet", workers=1)
     file = pq.ParquetFile(tmp_path / "E" / "000000.parquet")
     groups = [file.read_row_group(number).to_pylist() for number in range(file.num_row_groups)]
