@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from skillshard import artefact, canonical, places, storage
 from skillshard.corpus import RESTS, Corpus, FileLayout, Packing, Partition
-from skillshard.corpus.recorded import check_recorded
+from skillshard.corpus.recorded import check_tags
 from skillshard.errors import TagsError
 from skillshard.printable import counted
 from skillshard.progress import advance
@@ -138,24 +138,12 @@ class TagsSetAside(BaseModel):
     num_rows: int = Field(ge=1, description="the rest of a file that was set aside counts as one row")
 
 
-def _check_made_from(made_from: dict[str, Any]) -> dict[str, Any]:
-    """Raise ValueError if a value that a reader of tags looks up is missing or has another type."""
-    for name in ("arguments", "inputs"):
-        if name not in made_from:
-            raise ValueError(f"{name} is missing")
-    checked = check_recorded(made_from)
-    for name in ("reading", "partition_bytes"):
-        if name not in made_from["arguments"]:
-            raise ValueError(f"arguments.{name} is missing")
-    return checked
-
-
 class _TagsManifest(BaseModel):
     """The content of tags.json in all versions, without the parts."""
 
     model_config = ConfigDict(extra="forbid")
 
-    made_from: Annotated[dict[str, Any], AfterValidator(_check_made_from)] = Field(
+    made_from: Annotated[dict[str, Any], AfterValidator(check_tags)] = Field(
         description="command, arguments and inputs (names and sizes), which determine the bytes"
     )
     skills: list[TagsSkill] = Field(description="in the order of their names")

@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from skillshard import canonical
-from skillshard.corpus.recorded import check_recorded
+from skillshard.corpus.recorded import check_shards
 from skillshard.errors import ShardError
 
 MANIFEST = "manifest.json"
@@ -250,7 +250,7 @@ SPLIT_BY_ID = (
 """Warning about a manifest of version 1."""
 
 
-MadeFrom = Annotated[dict[str, Any], AfterValidator(check_recorded)]
+MadeFrom = Annotated[dict[str, Any], AfterValidator(check_shards)]
 """Facts that determine the bytes of an artefact."""
 
 
