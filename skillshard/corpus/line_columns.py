@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from skillshard.corpus.columns import META, MetaField, SampleColumns
-from skillshard.corpus.quick_lines import parsed_objects
+from skillshard.corpus.quick_lines import parsed_objects, strings
 from skillshard.repeated_keys import COLON, may_have_more_keys
 
 _SCALARS = frozenset((str, int, float, bool, type(None)))
@@ -29,7 +29,6 @@ _SHARED_BITS = ~(_NEWLINE ^ COLON) & 0xFF
 _MAX_LEARNINGS = 6
 _MAX_KEYS = 256  # a type with more fields takes long to make, and the keys are probably data
 _MAX_DEPTH = 8  # deeper objects are probably data too
-_MIN_INTEGER, _MAX_INTEGER = -(1 << 63), (1 << 64) - 1
 
 
 class LineColumns:
@@ -234,8 +233,8 @@ class _Form:
             return None
         if may_have_more_keys(data, places[marks == COLON], self._kind.num_keys(rows)):
             return None
-        ids = _strings([row.id for row in rows])
-        values = _strings([row.meta.value for row in rows] if self._is_inner else [row.value for row in rows])
+        ids = strings([row.id for row in rows])
+        values = strings([row.meta.value for row in rows] if self._is_inner else [row.value for row in rows])
         texts = [row.text for row in rows]
         if ids is None or values is None or not all(texts) or any(map(str.isspace, texts)):
             return None
@@ -260,19 +259,3 @@ def _are_lines(data: bytes, newlines: np.ndarray, num_values: int) -> bool:
     if not (before == _END).all():
         before = np.where(before == _RETURN, characters[newlines - 2], before)
     return bool((before == _END).all() and (characters[inner + 1] == _BEGIN).all())
-
-
-def _strings(values: list[Any]) -> list[str] | None:
-    """Return strings and integers as strings, or None if a value is empty, or an integer is so large that parsers differ."""
-    if set(map(type, values)) == {str}:
-        return values if all(values) else None
-    strings = []
-    for value in values:
-        if type(value) is int:
-            if not _MIN_INTEGER <= value <= _MAX_INTEGER:
-                return None
-            value = str(value)
-        if not value:
-            return None
-        strings.append(value)
-    return strings

@@ -15,7 +15,7 @@ import orjson
 import xxhash
 
 from skillshard.canonical import explain
-from skillshard.corpus.columns import SampleColumns
+from skillshard.corpus.columns import SampleColumns, SampleLists
 from skillshard.corpus.contents import BOM, cut_off, end_of, open_text
 from skillshard.corpus.line_columns import LineColumns
 from skillshard.corpus.mapping import RowFields
@@ -151,7 +151,7 @@ def read_lines(
     hasher: xxhash.xxh3_128,
     passed_over: PassedOver,
     columns: LineColumns | None = None,
-) -> Iterator[list[Sample | Rejection] | SampleColumns]:
+) -> Iterator[list[Sample | Rejection] | SampleColumns | SampleLists]:
     """Yield the rows of a stretch of a JSONL file, block by block.
 
     Args:
@@ -189,7 +189,7 @@ def read_lines(
             quick = quick_samples(block.data, fields)
             if quick is not None:
                 yield quick
-                counter.passed += len(quick)
+                counter.passed += quick.num_rows
                 continue
         rows: list[Sample | Rejection] = []
         lines = block.data.split(b"\n")

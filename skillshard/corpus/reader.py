@@ -10,7 +10,7 @@ import xxhash
 
 from skillshard import storage
 from skillshard.corpus import lines
-from skillshard.corpus.columns import MetaField, SampleColumns
+from skillshard.corpus.columns import MetaField, SampleColumns, SampleLists
 from skillshard.corpus.delimited import lines_of_records, read_delimited
 from skillshard.corpus.documents import FIELDS_PREFIX, holds_documents, lines_of_rows, read_documents
 from skillshard.corpus.formats import Format
@@ -83,8 +83,13 @@ class PartitionReader:
 
         The lists depend on the format, and take a few megabytes or hold a single row.
         """
+        for block in self.blocks_or_lists():
+            yield block if isinstance(block, list) else block.samples()
+
+    def blocks_or_lists(self) -> Iterator[list[Sample | Rejection] | SampleLists]:
+        """Yield the rows as `blocks`, and ordinary rows as lists of their ids, texts and metadata, which is faster than samples."""
         for block in self._all_blocks():
-            assert isinstance(block, list)
+            assert not isinstance(block, SampleColumns)
             yield block
 
     def blocks_or_columns(self, wanted: MetaField | None) -> Iterator[list[Sample | Rejection] | SampleColumns]:
@@ -94,9 +99,10 @@ class PartitionReader:
             wanted: Field of the metadata for the columns. None: all rows are read as samples.
         """
         self._wanted = wanted
-        return self._all_blocks()
+        for block in self._all_blocks():
+            yield block.samples() if isinstance(block, SampleLists) else block
 
-    def _all_blocks(self) -> Iterator[list[Sample | Rejection] | SampleColumns]:
+    def _all_blocks(self) -> Iterator[list[Sample | Rejection] | SampleColumns | SampleLists]:
         if self._begun:
             raise CorpusError(
                 f"{self.partition.name}: a reader reads its partition only once. Make another PartitionReader."
@@ -119,7 +125,7 @@ class PartitionReader:
                 and (before is None or before.startswith(FIELDS_PREFIX))
             )
             for block in self._blocks(stretch, hasher, by_fields):
-                self._num_rows += block.num_rows if isinstance(block, SampleColumns) else len(block)
+                self._num_rows += len(block) if isinstance(block, list) else block.num_rows
                 yield block
             self._digests.append((FIELDS_PREFIX if by_fields else "") + hasher.hexdigest())
         self._finished = True
@@ -142,6 +148,9 @@ class PartitionReader:
             passed_over=self.passed_over,
             **options,
         )
+        if stretch.num_rows is None and not folder_fields:
+            return blocks
+        blocks = (block.samples() if isinstance(block, SampleLists) else block for block in blocks)
         if folder_fields:
             blocks = _with_fields(blocks, folder_fields)
         if stretch.num_rows is None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from skillshard import storage
-from skillshard.corpus.columns import META, MetaField, SampleColumns
+from skillshard.corpus.columns import META, MetaField, SampleColumns, SampleLists
 from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.members import MAX_MEMBER_BYTES, Members, too_large
 from skillshard.corpus.sample import BadRecord, PassedOver, Rejection, Sample, check_size
@@ -76,7 +76,7 @@ def read_table(
     passed_over: PassedOver,
     digest: TableDigest | None = None,
     wanted: MetaField | None = None,
-) -> Iterator[list[Sample | Rejection] | SampleColumns]:
+) -> Iterator[list[Sample | Rejection] | SampleColumns | SampleLists]:
     """Yield the rows of a stretch of a Parquet or Arrow file, batch by batch.
 
     Args:
@@ -113,7 +113,7 @@ def read_table(
             of_rows = hasher if digest is None else None
             quick = None if sources else _quick_samples(batch, names, columns, fields, max_sample_bytes, of_rows)
             if quick is not None:
-                row += len(quick)
+                row += quick.num_rows
                 yield quick
                 continue
             # Few columns have values without a form, so the loop over rows looks only at these columns.
@@ -153,7 +153,7 @@ def _quick_samples(
     fields: RowFields,
     max_sample_bytes: int,
     hasher: xxhash.xxh3_128 | None,
-) -> list[Sample | Rejection] | None:
+) -> SampleLists | None:
     """Return the samples of a batch of strings, integers and booleans, or None if a row or a column needs a closer look.
 
     The hash, if one is given, is updated as by the reading row by row, and only if the samples are returned.
@@ -180,7 +180,7 @@ def _quick_samples(
         # One after the other, because the bytes of orjson keep a buffer of some kilobytes.
         for values in map(orjson.dumps, zip(ids, texts, metas, strict=True)):
             hasher.update(values)
-    return [Sample(sample_id, text, meta, fields.name) for sample_id, text, meta in zip(ids, texts, metas, strict=True)]
+    return SampleLists(list(ids), list(texts), metas, fields.name)
 
 
 def _columns(batch: pa.RecordBatch, fields: RowFields, passed_over: PassedOver) -> tuple[list[str], list[list[Any]]]:

@@ -74,7 +74,7 @@ def tar_chunks(
 
 def _member(key: int, lines: bytearray) -> bytes:
     header = headers(np.array([key]), b".jsonl", np.array([len(lines)]), folder=_FOLDER)
-    return b"".join((header, lines, padding(len(lines))))
+    return b"".join((header.data, lines, padding(len(lines))))
 
 
 def _rows_of_member(json_bytes: Int[np.ndarray, " row"], num_rows: int, num_bytes: int) -> tuple[int, bool]:

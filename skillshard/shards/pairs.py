@@ -59,7 +59,7 @@ def tar_chunks_with_members(
 
 def _member(key: int, suffix: str, content: Bytes) -> tuple[Bytes, Bytes, Bytes]:
     header = headers(np.array([key]), f".{suffix}".encode(), np.array([len(content)]))
-    return header, content, padding(len(content))
+    return header.data, content, padding(len(content))
 
 
 def index_of(

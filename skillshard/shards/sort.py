@@ -23,16 +23,16 @@ from jaxtyping import Int, UInt64
 from skillshard import places, progress, storage
 from skillshard.corpus import CorpusReading, Partition, PartitionReader
 from skillshard.execution import Record
-from skillshard.hash_ranges import id_hash
+from skillshard.hash_ranges import id_hashes
 from skillshard.shards.chunks import chunk_number, chunk_place
-from skillshard.shards.contents import array_of, gathered
+from skillshard.shards.contents import array_of, gathered, joined
 from skillshard.shards.copies import is_below, texts_of_chunk, write_table
 from skillshard.shards.layouts import LAYOUTS
 from skillshard.shards.manifest import SPLITS, Layout
 from skillshard.shards.members import payload_of, tar_bytes_of
 from skillshard.shards.split import HOLDOUT, TRAIN
 from skillshard.shards.tagged_rows import TaggedRows, tagged_rows
-from skillshard.shards.texts import HASH_DTYPE, text_hashes
+from skillshard.shards.texts import HASH_DTYPE, ascii_hashes, text_hashes
 
 # Twice the default size of a partition, so a partition of plain JSON lines of usual length has one chunk.
 SORT_BYTES = 128 << 20
@@ -117,7 +117,6 @@ def sort_partition(
         CorpusError: The members of a sample are too large.
     """
     suffixes = tuple(reading.members)
-    indexes = {skill: index for index, skill in enumerate(skills)}
     chunks = num_samples = num_texts = num_bytes = 0
     waiting = _Waiting(cut, layout, inherited, drop)
 
@@ -130,18 +129,18 @@ def sort_partition(
     reader = PartitionReader(partition, reading, expected_digests)
     set_aside: Counter[str] = Counter()
     num_with: Counter[str] = Counter()
-    for tagged in tagged_rows(reader, tags_part, expected_digests, set_aside, most_rows):
+    for tagged in tagged_rows(reader, tags_part, expected_digests, skills, set_aside, most_rows):
         stretch = len(reader.first_rows) - 1  # the reader is in the stretch of the rows that it gave last
         rows = tagged.rows - reader.first_rows[stretch] + (0 if stretch else first_row)
-        rest = _block(tagged, [indexes[skill] for skill in tagged.skills], files[stretch], rows, reading)
+        rest = _block(tagged._replace(rows=rows), skills, files[stretch], reading, with_ids=drop)
         while len(rest):
             block, rest = rest.cut(waiting.num_fitting(rest))
             waiting.add(block)
             if waiting.num_bytes >= SORT_BYTES:
                 write()
         if suffixes:
-            num_with.update(suffix for sample in tagged.samples for suffix, _ in sample.members)
-        num_samples += len(tagged.samples)
+            num_with.update(suffix for members in tagged.members for suffix, _ in members)
+        num_samples += len(tagged.ids)
         progress.advance(int(tagged.rows[-1]) + 1, num_rows)
     if waiting.num_samples:
         write()
@@ -170,60 +169,77 @@ class _Block:
 
     Attributes:
         entries: Numbers and hash of each sample, dtype `_BLOCK_DTYPE`.
-        contents: Text and payload of each sample, two values for each sample.
-        ids: Id of each sample.
+        contents: Text and payload of each sample, one after the other.
+        ids: Ids, one after the other, if the table of texts needs ids.
     """
 
     entries: np.ndarray
-    contents: list[bytes]
-    ids: list[bytes]
+    contents: memoryview
+    ids: memoryview
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def cut(self, position: int) -> tuple["_Block", "_Block"]:
         """Return the samples before a position, and the samples from the position on."""
-        cut = 2 * position
+        before = self.entries[:position]
+        num_bytes, id_bytes = (
+            sum(int(before[name].sum(dtype=np.int64)) for name in names)
+            for names in (("text_bytes", "json_bytes"), ("id_bytes",))
+        )
         return (
-            _Block(self.entries[:position], self.contents[:cut], self.ids[:position]),
-            _Block(self.entries[position:], self.contents[cut:], self.ids[position:]),
+            _Block(before, self.contents[:num_bytes], self.ids[:id_bytes]),
+            _Block(self.entries[position:], self.contents[num_bytes:], self.ids[id_bytes:]),
         )
 
 
-def _block(
-    tagged: TaggedRows, skills: list[int], file: int, rows: Int[np.ndarray, " sample"], reading: CorpusReading
-) -> _Block:
+def _block(tagged: TaggedRows, skills: list[str], file: int, reading: CorpusReading, *, with_ids: bool) -> _Block:
     """Return the texts, the payloads and the entries of tagged samples.
 
     Args:
-        tagged: Samples of one file.
-        skills: Index of the skill of each sample.
+        tagged: Samples of one file, with rows of the file.
+        skills: Names of all skills.
         file: Number of the file in the corpus.
-        rows: Row in the file of each sample.
         reading: Field mappings of the corpus, and the members that samples keep.
+        with_ids: Whether the block needs the ids.
     """
-    samples = tagged.samples
-    metas = [sample.meta for sample in samples]
-    mapping = reading.mappings[reading.prefix_of(samples[0].file)]
+    metas = tagged.metas
+    mapping = reading.mappings[reading.prefix_of(tagged.file)]
     if mapping.columns is not None or mapping.drop:
         metas = list(map(mapping.kept_meta, metas))
-    texts = [sample.text.encode() for sample in samples]
-    payloads = jsons = [
-        member_json(sample.id, skill, meta) for sample, skill, meta in zip(samples, tagged.skills, metas, strict=True)
-    ]
-    entries = np.zeros(len(samples), _BLOCK_DTYPE)
+    texts, text_bytes, hashes = _encoded(tagged.texts)
+    names = [skills[skill] for skill in tagged.skills.tolist()]
+    payloads = jsons = list(map(member_json, tagged.ids, names, metas))
+    entries = np.zeros(len(jsons), _BLOCK_DTYPE)
     if reading.members:
         suffixes = tuple(reading.members)
-        payloads = [payload_of(json, sample.members, suffixes) for json, sample in zip(jsons, samples, strict=True)]
-        entries["own_json_bytes"] = list(map(len, jsons))
-        entries["member_bytes"] = [tar_bytes_of(sample.members) for sample in samples]
-    entries["hash"] = [id_hash(sample.id) for sample in samples]
-    entries["skill"], entries["file"], entries["row"] = skills, file, rows
-    entries["text"] = text_hashes(texts)
-    entries["text_bytes"], entries["json_bytes"] = list(map(len, texts)), list(map(len, payloads))
-    ids = [sample.id.encode() for sample in samples]
-    entries["id_bytes"] = list(map(len, ids))
-    return _Block(entries, [value for pair in zip(texts, payloads, strict=True) for value in pair], ids)
+        members = tagged.members or [()] * len(jsons)
+        payloads = [payload_of(json, of_sample, suffixes) for json, of_sample in zip(jsons, members, strict=True)]
+        entries["own_json_bytes"] = _lengths(jsons)
+        entries["member_bytes"] = list(map(tar_bytes_of, members))
+    entries["hash"] = np.fromiter(id_hashes(tagged.ids), np.uint64, len(jsons))
+    entries["skill"], entries["file"], entries["row"] = tagged.skills, file, tagged.rows
+    payload_bytes = _lengths(payloads)
+    entries["text"], entries["text_bytes"], entries["json_bytes"] = hashes, text_bytes, payload_bytes
+    contents = joined((array_of(texts, text_bytes), array_of(b"".join(payloads), payload_bytes)))
+    ids = list(map(str.encode, tagged.ids)) if with_ids else []
+    if with_ids:
+        entries["id_bytes"] = _lengths(ids)
+    return _Block(entries, contents, memoryview(b"".join(ids)))
+
+
+def _encoded(texts: list[str]) -> tuple[bytes, Int[np.ndarray, " text"], np.ndarray]:
+    """Return texts in UTF-8, one after the other, the bytes of each text, and the hash of each folded text."""
+    together = "".join(texts)
+    if together.isascii():  # one object for all texts in place of one for each
+        data, sizes = together.encode(), _lengths(texts)
+        return data, sizes, ascii_hashes(data, sizes)
+    encoded = list(map(str.encode, texts))
+    return b"".join(encoded), _lengths(encoded), text_hashes(encoded)
+
+
+def _lengths(values: Sequence[str | bytes]) -> Int[np.ndarray, " value"]:
+    return np.fromiter(map(len, values), np.int64, len(values))
 
 
 class _Waiting:
@@ -258,9 +274,8 @@ class _Waiting:
 
     def add(self, block: _Block) -> None:
         self._entries.append(block.entries)
-        self.data += b"".join(block.contents)
-        if self.with_ids:
-            self.ids += b"".join(block.ids)
+        self.data += block.contents
+        self.ids += block.ids
         self.num_samples += len(block)
 
     def write(self, scratch: str, number: int, *, with_members: bool = False) -> int:

@@ -1,36 +1,50 @@
 """Read a partition and its tags side by side, block by block."""
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Int
 
-from skillshard.corpus import PartitionReader, Sample
+from skillshard.corpus import PartitionReader, Sample, SampleLists
+from skillshard.corpus.members import Members
 from skillshard.corpus.sample import Rejection
 from skillshard.errors import TagsError
 from skillshard.tags import read_batches
 
+_UNKNOWN = -1
+"""Index that stands for no skill."""
+_SCHEMA = pa.schema([("id", pa.string()), ("skill", pa.int32()), ("reason", pa.string())])
+
 
 class TaggedRows(NamedTuple):
-    """Tagged samples among neighbouring rows of a stretch.
+    """Tagged samples among neighbouring rows of a stretch, at least one. All attributes but the last have a value for each sample.
 
     Attributes:
-        rows: Row of the partition of each sample.
-        samples: Samples, at least one.
-        skills: Skill of each sample.
+        rows: Row of the partition.
+        skills: Index of the skill.
+        ids, texts, metas: Id, text and metadata, as in `Sample`.
+        members: Members, as in `Sample`. Empty if no reader of this format gives members.
+        file: Name of the file in the corpus.
     """
 
     rows: Int[np.ndarray, " sample"]
-    samples: list[Sample]
-    skills: list[str]
+    skills: Int[np.ndarray, " sample"]
+    ids: list[str]
+    texts: list[str]
+    metas: list[dict[str, Any]]
+    members: list[Members]
+    file: str
 
 
 def tagged_rows(
     reader: PartitionReader,
     tags_part: str,
     expected_digests: list[str],
+    skills: Sequence[str],
     set_aside: Counter[str],
     most_rows: int | None,
 ) -> Iterator[TaggedRows]:
@@ -40,28 +54,32 @@ def tagged_rows(
         reader: Reader of the partition.
         tags_part: File with the tags of the partition.
         expected_digests: Digests of the rows of each stretch at the tagging.
+        skills: Names of all skills, in the order of their indexes.
         set_aside: Counter of the rows that the tags set aside.
         most_rows: Number of rows to yield. The rest is read all the same, because only the digest of all rows shows a change. None: all rows.
 
     Raises:
         TagsError: The rows differ from the tagged rows.
     """
-    tags = _TagReader(tags_part)
+    tags = _TagReader(tags_part, skills)
     first = 0
-    for block in reader.blocks():
-        tagged = _tagged(block, *tags.next(len(block)))
+    for block in reader.blocks_or_lists():
+        name = reader.partition.stretches[len(reader.first_rows) - 1].name
+        num_rows = block.num_rows if isinstance(block, SampleLists) else len(block)
+        of_block = tags.next(num_rows)
+        tagged = _tagged(block, of_block, name) if of_block.num_rows == num_rows else None
         if tagged is None:
-            raise _changed(reader.partition.stretches[len(reader.first_rows) - 1].name, tags_part)
-        positions, samples, skills, reasons = tagged
-        num_left = len(block) if most_rows is None else max(0, most_rows - first)
-        set_aside.update(reason for reason in reasons[:num_left] if reason is not None)
-        num_samples = int(np.searchsorted(positions, num_left))
-        if num_samples:
-            yield TaggedRows(first + positions[:num_samples], samples[:num_samples], skills[:num_samples])
-        first += len(block)
+            raise _changed(name, tags_part)
+        num_left = num_rows if most_rows is None else max(0, most_rows - first)
+        set_aside.update(of_block.column("reason").slice(0, num_left).drop_null().to_pylist())
+        if num_left < num_rows:
+            tagged = _first(tagged, int(np.searchsorted(tagged.rows, num_left)))
+        if len(tagged.rows):
+            yield tagged._replace(rows=first + tagged.rows)
+        first += num_rows
     stretches = reader.partition.stretches
     # A tag without a row means that the corpus has changed.
-    if tags.next(1)[0]:
+    if tags.next(1).num_rows:
         raise _changed(stretches[-1].name, tags_part)
     # The ids alone cannot show a changed text or meta. The digest is complete only after the last row.
     for stretch, digest, expected in zip(stretches, reader.digests(), expected_digests, strict=True):
@@ -69,27 +87,33 @@ def tagged_rows(
             raise _changed(stretch.name, tags_part)
 
 
-def _tagged(
-    block: list[Sample | Rejection], ids: list[str | None], skills: list[str | None], reasons: list[str | None]
-) -> tuple[Int[np.ndarray, " sample"], list[Sample], list[str], list[str | None]] | None:
-    """Return the positions, the samples and the skills of the rows of a block that the tags did not set aside, and the reasons of all rows.
+def _tagged(block: list[Sample | Rejection] | SampleLists, tags: pa.RecordBatch, file: str) -> TaggedRows | None:
+    """Return the samples of a block that the tags did not set aside, with rows of the block, or None if the rows differ from the tagged rows."""
+    reasons = tags.column("reason")
+    rows = np.arange(tags.num_rows)
+    if reasons.null_count < len(reasons):
+        rows = np.flatnonzero(reasons.is_null())
+        tags = tags.take(pa.array(rows))
+        values = block.samples() if isinstance(block, SampleLists) else block
+        block = [values[row] for row in rows.tolist()]
+    if isinstance(block, SampleLists):
+        ids, texts, metas = block.ids, block.texts, block.metas
+        members: list[Members] = []
+    else:
+        samples = [row for row in block if isinstance(row, Sample)]
+        if len(samples) < len(block):
+            return None
+        ids, texts = [sample.id for sample in samples], [sample.text for sample in samples]
+        metas, members = [sample.meta for sample in samples], [sample.members for sample in samples]
+    skills = tags.column("skill").to_numpy()
+    if (skills == _UNKNOWN).any() or not pa.array(ids, pa.string()).equals(tags.column("id")):
+        return None
+    return TaggedRows(rows, skills, ids, texts, metas, members, file)
 
-    None: the rows differ from the tagged rows.
-    """
-    if len(ids) < len(block):
-        return None
-    positions = np.arange(len(block))
-    rows = block
-    if reasons.count(None) < len(reasons):
-        chosen = [position for position, reason in enumerate(reasons) if reason is None]
-        positions = np.array(chosen, np.int64)
-        rows = [block[position] for position in chosen]
-        ids, skills = ([column[position] for position in chosen] for column in (ids, skills))
-    samples = [row for row in rows if isinstance(row, Sample)]
-    names = [skill for skill in skills if skill is not None]
-    if len(samples) < len(rows) or len(names) < len(rows) or [sample.id for sample in samples] != ids:
-        return None
-    return positions, samples, names, reasons
+
+def _first(tagged: TaggedRows, num: int) -> TaggedRows:
+    rows, skills, ids, texts, metas, members, file = tagged
+    return TaggedRows(rows[:num], skills[:num], ids[:num], texts[:num], metas[:num], members[:num], file)
 
 
 class _TagReader:
@@ -97,25 +121,28 @@ class _TagReader:
 
     Args:
         place: File of the part.
+        skills: Names of all skills, in the order of their indexes.
     """
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, skills: Sequence[str]) -> None:
         self._batches = read_batches(place)
-        self._columns: tuple[list[str | None], ...] = ([], [], [])
-        self._start = 0
+        self._skills = pa.array(skills, pa.string())
+        self._rest = pa.RecordBatch.from_pylist([], _SCHEMA)
 
-    def next(self, num: int) -> tuple[list[str | None], list[str | None], list[str | None]]:
-        """Return the ids, the skills and the reasons of the next rows: `num` rows, or fewer at the end."""
-        while len(self._columns[0]) - self._start < num and (batch := next(self._batches, None)) is not None:
-            names = ("id", "skill", "reason")
-            self._columns = tuple(
-                column[self._start :] + batch.column(name).to_pylist()
-                for column, name in zip(self._columns, names, strict=True)
-            )
-            self._start = 0
-        ids, skills, reasons = (column[self._start : self._start + num] for column in self._columns)
-        self._start += num
-        return ids, skills, reasons
+    def next(self, num: int) -> pa.RecordBatch:
+        """Return the id, the index of the skill and the reason of the next rows: `num` rows, or fewer at the end."""
+        parts = [self._rest.slice(0, num)]
+        num_left = num - parts[0].num_rows
+        while num_left and (batch := next(self._batches, None)) is not None:
+            indexes = pc.index_in(batch.column("skill"), self._skills).fill_null(_UNKNOWN)
+            self._rest = pa.record_batch([batch.column("id"), indexes, batch.column("reason")], schema=_SCHEMA)
+            parts.append(self._rest.slice(0, num_left))
+            num_left -= parts[-1].num_rows
+        self._rest = self._rest.slice(parts[-1].num_rows)
+        filled = [part for part in parts if part.num_rows]
+        return (
+            pa.Table.from_batches(filled).combine_chunks().to_batches()[0] if len(filled) > 1 else (filled or parts)[0]
+        )
 
 
 def _changed(name: str, tags_part: str) -> TagsError:

@@ -6,7 +6,7 @@ owner 0, mtime 0), so equal samples give equal bytes.
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, UInt8, UInt32
 
 from skillshard.shards.contents import array_of, sizes_of
 from skillshard.shards.manifest import END_BYTES, TAR_BLOCK, whole_blocks
@@ -18,8 +18,11 @@ _MAGIC = np.frombuffer(b"ustar", np.uint8)
 _SIZE_DIGITS = 11
 _MAX_MEMBER_BYTES = 8**_SIZE_DIGITS - 1
 _CHECKSUM_DIGITS = 6
-# The digits of a number below 10,000. A key has four such numbers, so that no digit needs a division of its own.
-_FOUR_DIGITS = (np.arange(10_000)[:, None] // (1000, 100, 10, 1) % 10 + ord("0")).astype(np.uint8)
+# Four digits are looked up together, so that no digit needs a division of its own.
+_DECIMALS = (np.arange(10_000)[:, None] // (1000, 100, 10, 1) % 10 + ord("0")).astype(np.uint8).view("<u4")[:, 0]
+"""The four digits of each number below 10,000, as the bytes of an integer."""
+_OCTALS = (np.arange(8**4)[:, None] // (512, 64, 8, 1) % 8 + ord("0")).astype(np.uint8).view("<u4")[:, 0]
+"""The four octal digits of each number below 8**4, as the bytes of an integer."""
 
 
 def pieces(
@@ -48,7 +51,7 @@ def padding(num_bytes: int) -> bytes:
 
 def headers(
     keys: Int[np.ndarray, " row"], suffix: bytes, sizes: Int[np.ndarray, " row"], *, folder: bytes = b""
-) -> bytes:
+) -> UInt8[np.ndarray, " byte"]:
     """Return the USTAR headers of members `folder` + `KEY` + `suffix`, 512 bytes each.
 
     Raises:
@@ -63,15 +66,16 @@ def headers(
         )
     # Offsets of the fields by POSIX: name 0, size 124, checksum 148.
     template = np.frombuffer(_template(folder, suffix), np.uint8)
-    block = np.tile(template, (len(keys), 1))
-    digits = np.concatenate((_decimal(keys), _octal(sizes, _SIZE_DIGITS)), axis=1)
-    block[:, len(folder) : len(folder) + KEY_DIGITS] = digits[:, :KEY_DIGITS]
-    block[:, 124 : 124 + _SIZE_DIGITS] = digits[:, KEY_DIGITS:]
+    block = np.empty((len(keys), TAR_BLOCK), np.uint8)
+    block[:] = template
+    key_digits, size_digits = _digits(keys, 10**4, _DECIMALS, KEY_DIGITS), _digits(sizes, 8**4, _OCTALS, _SIZE_DIGITS)
+    block[:, len(folder) : len(folder) + KEY_DIGITS] = key_digits
+    block[:, 124 : 124 + _SIZE_DIGITS] = size_digits
     # The checksum counts its own field as spaces, as the template has the field. The fields of the digits are zero in the template.
-    checksums = int(template.sum(dtype=np.int64)) + digits.sum(axis=1, dtype=np.int64)
-    block[:, 148 : 148 + _CHECKSUM_DIGITS] = _octal(checksums, _CHECKSUM_DIGITS)
+    checksums = int(template.sum(dtype=np.int64)) + _row_sums(key_digits) + _row_sums(size_digits)
+    block[:, 148 : 148 + _CHECKSUM_DIGITS] = _digits(checksums, 8**4, _OCTALS, _CHECKSUM_DIGITS)
     block[:, 154:156] = (0, ord(" "))
-    return block.tobytes()
+    return block.ravel()
 
 
 def blocks_of(data: Bytes) -> UInt8[np.ndarray, "block 512"]:
@@ -105,10 +109,28 @@ def _template(folder: bytes, suffix: bytes) -> bytes:
     return bytes(fields)
 
 
-def _decimal(keys: Int[np.ndarray, " row"]) -> UInt8[np.ndarray, "row 16"]:
-    numbers = keys[:, None] // (10**12, 10**8, 10**4, 1) % 10**4
-    return _FOUR_DIGITS[numbers].reshape(len(keys), KEY_DIGITS)
+def _digits(
+    values: Int[np.ndarray, " row"], base: int, table: UInt32[np.ndarray, " number"], num_digits: int
+) -> UInt8[np.ndarray, "row digit"]:
+    """Return the last digits of numbers, four at a time.
+
+    Args:
+        values: Numbers.
+        base: Number of combinations of four digits.
+        table: Digits of each number below the base, as the bytes of an integer.
+        num_digits: Number of digits.
+
+    >>> _digits(np.array([7, 123456]), 10**4, _DECIMALS, 6).tobytes()
+    b'000007123456'
+    """
+    num_words = -(-num_digits // 4)
+    words = np.empty((len(values), num_words), "<u4")
+    for word in range(num_words - 1, -1, -1):
+        higher = values // base  # a single divisor, because NumPy divides by many divisors one by one
+        words[:, word] = table[values - higher * base]
+        values = higher
+    return words.view(np.uint8)[:, 4 * num_words - num_digits :]
 
 
-def _octal(values: Int[np.ndarray, " row"], width: int) -> UInt8[np.ndarray, "row width"]:
-    return (values[:, None] >> np.arange(3 * (width - 1), -1, -3) & 7).astype(np.uint8) + np.uint8(ord("0"))
+def _row_sums(digits: UInt8[np.ndarray, "row digit"]) -> Int[np.ndarray, " row"]:
+    return np.einsum("rd->r", digits, dtype=np.int64)

@@ -11,6 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 import xxhash
+from jaxtyping import Int
+
+from skillshard.shards.contents import stops_of
 
 HASH_BYTES = 16  # with 8 bytes, two of a billion texts would share a hash in 3 % of cases
 # The most significant byte comes first, so that NumPy sorts hashes as numbers.
@@ -20,11 +23,11 @@ _BYTES_AT_ONCE = (
     1 << 20
 )  # long enough that NumPy's cost per call does not count, and small enough for the caches of a CPU
 _SPACE = ord(" ")
-_ASCII_SPACES = b"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f"  # the white space of str.split, besides the space itself
+_IS_SPACE = np.isin(np.arange(_SPACE), list(b"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f"))
+"""Whether each character before the space is white space of `str.split`."""
 _WIDE_SPACES = "".join(chr(code) for code in range(128, 0x3001) if chr(code).isspace())  # the last is U+3000
 _JAMO = range(0x1100, 0x1200)  # the parts of Korean syllables, which NFC composes
 _ASCII = bytes(range(128))
-_FOLD_ASCII = bytes(range(256)).lower().translate(bytes.maketrans(_ASCII_SPACES, b" " * len(_ASCII_SPACES)))
 
 
 def folded(text: str) -> str:
@@ -60,7 +63,29 @@ def text_hashes(texts: Iterable[bytes]) -> np.ndarray:
     Args:
         texts: Texts in UTF-8. No text is empty or only white space.
     """
-    hashes = [digest for batch in _batches(texts) for digest in map(xxhash.xxh3_128_digest, _folded_all(batch))]
+    hashes: list[bytes] = []
+    for batch in _batches(texts):
+        sizes = np.fromiter(map(len, batch), np.int64, len(batch))
+        hashes += map(xxhash.xxh3_128_digest, _folded_all(b"".join(batch), sizes))
+    return np.array(hashes, HASH_DTYPE)
+
+
+def ascii_hashes(data: bytes, sizes: Int[np.ndarray, " text"]) -> np.ndarray:
+    """Return the hashes of many texts of ASCII letters, as `text_hashes`.
+
+    Args:
+        data: Texts, one after the other.
+        sizes: Bytes of each text.
+
+    >>> ascii_hashes(b"One  textSecond", np.array([9, 6])).tolist() == text_hashes([b"One  text", b"Second"]).tolist()
+    True
+    """
+    hashes: list[bytes] = []
+    first = begin = 0
+    for last in stops_of(sizes):
+        end = begin + int(sizes[first:last].sum())
+        hashes += map(xxhash.xxh3_128_digest, _folded_all(data[begin:end], sizes[first:last]))
+        first, begin = last, end
     return np.array(hashes, HASH_DTYPE)
 
 
@@ -120,24 +145,34 @@ def _narrow(text: str) -> str:
     return text
 
 
-def _folded_all(texts: list[bytes]) -> Iterator[bytes]:
+def _folded_all(texts: bytes, sizes: Int[np.ndarray, " text"]) -> Iterator[bytes]:
     """Yield the folded bytes of texts with folded letters beyond ASCII and ASCII white space.
 
     All bytes of a batch go through each step together. For single texts of some hundred bytes, the NumPy calls would cost more than
     the bytes.
+
+    Args:
+        texts: Texts, one after the other.
+        sizes: Bytes of each text, at least 1.
     """
-    folded_data = b"".join(texts).translate(_FOLD_ASCII)
+    folded_data = texts.lower()
     data = np.frombuffer(folded_data, np.uint8)
-    bounds = np.cumsum([0, *map(len, texts)])
+    controls = np.flatnonzero(data < _SPACE)
+    spaces = controls[_IS_SPACE[data[controls]]]
+    if len(spaces):
+        data = data.copy()
+        data[spaces] = _SPACE
+    bounds = np.append(0, np.cumsum(sizes))
     # A space is surplus after another space, and at the start of a text. A space of the text before does not count.
-    surplus = data == _SPACE
-    starts_with_space = surplus[bounds[:-1]]
-    surplus[1:] &= surplus[:-1].copy()
-    surplus[bounds[:-1]] = starts_with_space
+    is_space = data == _SPACE
+    surplus = np.empty_like(is_space)
+    np.logical_and(is_space[1:], is_space[:-1], out=surplus[1:])
+    surplus[bounds[:-1]] = is_space[bounds[:-1]]
     places = np.flatnonzero(surplus)
     if len(places):
         bounds -= np.searchsorted(places, bounds)
         data = data[~surplus]
+    if len(spaces) or len(places):
         folded_data = data.tobytes()
     # At most one space is left at the end of a text, and is cut off.
     ends = bounds[1:] - (data[bounds[1:] - 1] == _SPACE)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skillshard import taggers
-from skillshard.corpus import Corpus, CorpusReading, Sample
+from skillshard.corpus import Corpus, CorpusReading
 from skillshard.shards import copies as copies_module
 from skillshard.shards import sort, tables
 from skillshard.shards import texts as texts_module
@@ -268,9 +268,9 @@ def test_many_small_samples_take_the_memory_that_the_limit_of_a_chunk_counts() -
     waiting = sort._Waiting("0" * 32, "pairs", None, False)
     for first in range(0, 200_000, 1000):
         rows = np.arange(first, first + 1000)
-        samples = [Sample(str(row), "text", {"skill": "add", "number": 7}) for row in rows.tolist()]
-        tagged = TaggedRows(rows, samples, ["add"] * len(rows))
-        waiting.add(sort._block(tagged, [0] * len(rows), 0, rows, CorpusReading()))
+        metas = [{"skill": "add", "number": 7} for _ in rows]
+        tagged = TaggedRows(rows, 0 * rows, list(map(str, rows.tolist())), ["text"] * len(rows), metas, [], "a.jsonl")
+        waiting.add(sort._block(tagged, ["add"], 0, CorpusReading(), with_ids=False))
     assert resident_bytes() - before < waiting.num_bytes < 80_000_000
 
 

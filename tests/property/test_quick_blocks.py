@@ -101,7 +101,7 @@ def test_ordinary_lines_are_read_at_once(lines: list[bytes]) -> None:
     is_odd = any(character in data for character in (b"[", b"\\", b" :")) or max(map(len, data.split(b" "))) > 15
     assert rows is not None or is_odd
     if rows is not None:
-        assert [row.text for row in rows if isinstance(row, Sample)] == [orjson.loads(line)["text"] for line in lines]
+        assert rows.texts == [orjson.loads(line)["text"] for line in lines]
 
 
 @pytest.mark.parametrize("odd", ODD, ids=repr)
