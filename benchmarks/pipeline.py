@@ -1,16 +1,20 @@
 """Measure the CPU time of `tag metadata` and `shard` against bare parsers and other writers of shards.
 
-    python -m benchmarks.pipeline FOLDER [--rows 150000] [--rounds 5] [--python mds=ENV/bin/python] [--python datatrove=ENV/bin/python]
+    python -m benchmarks.pipeline FOLDER [--rows 150000] [--rounds 5] [--large-rows 0] [--python mds=ENV/bin/python] [--python datatrove=ENV/bin/python]
 
-The contenders take turns, and each runs in a process of its own with one worker. The CPU time of a contender is the time on the corpus, less
-its median time on a corpus of 20 rows, so that the start of Python and of the libraries is left out. A ratio belongs to one round, in which the load of
-the machine is about the same. The table gives the median of the ratios and their range. The results are written to
-benchmarks/results/pipeline.json.
+The contenders take turns, and each runs in a process of its own with one worker. A ratio belongs to one round, in which the load of the machine is
+about the same. The table gives the median of the ratios and their range. The results are written to benchmarks/results/pipeline.json.
+
+The start is no part of the CPU time. A peer measures itself after its imports. Ray Data measures all processes of its cluster, after a first job on 20
+rows. The commands of skillshard start a worker of their own, so their CPU time is the time of the command, less its median time on 20 rows.
+
+`--large-rows` adds a corpus of our own: the elapsed time of `shard` with one worker and with two, in turns.
 
 Peers need environments of their own where their requirements do not fit. A peer that cannot be imported is left out with a sentence.
 """
 
 import argparse
+import importlib
 import io
 import json
 import os
@@ -20,17 +24,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "pipeline.json"
 TINY_ROWS = 20
+LARGE_ROUNDS = 2
 NUM_SKILLS = 20
-# The workers of Ray are no children of the process that calls Ray Data, so their CPU time is not seen here. Ray Data cannot route rows to skills either.
-LEFT_OUT = {
-    "Ray Data write_webdataset": "its workers are no children of the command, and rows cannot be routed by skill"
-}
 
 
 # ------------------------------------------------------------------------------------------------------------- contenders
@@ -63,8 +65,8 @@ def tag_parquet(folder: Path) -> None:
     _skillshard(*_tag(folder, "parquet", _out(folder)))
 
 
-def shard(folder: Path) -> None:
-    _skillshard("shard", folder / "jsonl", "--tags", folder / "tags", "--out", _out(folder), "--workers", 1)
+def shard(folder: Path, num_workers: int = 1) -> None:
+    _skillshard("shard", folder / "jsonl", "--tags", folder / "tags", "--out", _out(folder), "--workers", num_workers)
 
 
 def ustar(folder: Path) -> None:
@@ -136,18 +138,56 @@ def datatrove(folder: Path) -> None:
             writer.write(Document(text=text, id=sample_id, metadata=meta), rank=0)
 
 
-CONTENDERS: dict[str, Callable[[Path], None]] = {
-    "parse": parse,
-    "tag JSONL": tag_jsonl,
-    "scan": scan,
-    "tag Parquet": tag_parquet,
-    "shard": shard,
-    "USTAR by hand": ustar,
-    "ShardWriter": shard_writer,
-    "MDSWriter": mds,
-    "datatrove JsonlWriter": datatrove,
+def ray_data(folder: Path) -> None:
+    """Write with `write_webdataset` of Ray Data. Ray Data cannot route rows to skills, so all samples go into one set of tars."""
+    import ray
+
+    rows = ray.data.read_json(str(folder / "jsonl"))
+    rows = rows.map(
+        lambda row: {"__key__": row["id"], "txt": row["text"], "json": {"id": row["id"], "meta": row["meta"]}}
+    )
+    rows.write_webdataset(str(_out(folder)))
+
+
+def start_ray(folder: Path) -> None:
+    """Start a small Ray on this machine, and run a first job, which starts the workers."""
+    import ray
+
+    ray.init(num_cpus=2, object_store_memory=400 << 20, include_dashboard=False, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    ray_data(folder.parent / "tiny")
+    shutil.rmtree(_out(folder.parent / "tiny"))
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A command or a writer.
+
+    Attributes:
+        run: Function of the folder of a corpus.
+        imports: Modules that are imported before the measurement. None: a command of skillshard, which is measured with its start.
+        environment: Name of the environment of a peer.
+        start: Function of the folder that runs before the measurement.
+    """
+
+    run: Callable[[Path], None]
+    imports: tuple[str, ...] | None = None
+    environment: str = ""
+    start: Callable[[Path], None] | None = None
+
+
+CONTENDERS = {
+    "parse": Contender(parse, ("orjson",)),
+    "tag JSONL": Contender(tag_jsonl),
+    "scan": Contender(scan, ("pyarrow.parquet",)),
+    "tag Parquet": Contender(tag_parquet),
+    "shard": Contender(shard),
+    "USTAR by hand": Contender(ustar, ("numpy", "orjson")),
+    "ShardWriter": Contender(shard_writer, ("orjson", "webdataset")),
+    "MDSWriter": Contender(mds, ("orjson", "streaming"), "mds"),
+    "datatrove JsonlWriter": Contender(datatrove, ("orjson", "datatrove.pipeline.writers"), "datatrove"),
+    "Ray Data write_webdataset": Contender(ray_data, ("ray.data", "webdataset"), start=start_ray),
 }
-ENVIRONMENT = {"MDSWriter": "mds", "datatrove JsonlWriter": "datatrove"}
 RATIOS = (
     ("tag JSONL", "parse", "at most 3"),
     ("tag Parquet", "scan", "at most 2"),
@@ -155,12 +195,13 @@ RATIOS = (
     ("ShardWriter", "shard", "at least 8"),
     ("MDSWriter", "shard", "above 1"),
     ("datatrove JsonlWriter", "shard", "above 1"),
+    ("Ray Data write_webdataset", "shard", "above 1"),
 )
 
 
 def _tag(folder: Path, kind: str, out: Path) -> list[object]:
-    # The tiny corpus has several partitions too, because a single partition is read by the command itself, without a worker to start.
-    size = "64MiB" if folder.name == "corpus" else "500B"
+    # The tiny corpus has two partitions, because a single partition is read by the command itself, without a worker to start.
+    size = "12KiB" if folder.name == "tiny" else "64MiB"
     return [
         "tag",
         "metadata",
@@ -237,65 +278,99 @@ def write_corpus(folder: Path, num_rows: int) -> None:
     subprocess.run([sys.executable, "-m", "skillshard", *command], check=True, stdout=subprocess.DEVNULL)
 
 
-def run(name: str, folder: Path, python: str) -> tuple[float, float] | str:
-    """Return the CPU seconds and the elapsed seconds of a contender, or the last line of its error."""
+def measured(contender: Contender, folder: Path) -> dict[str, float]:
+    """Run a contender in this process, after its imports and its start, and return the CPU seconds of this process and its children."""
+    for module in contender.imports or ():
+        importlib.import_module(module)
+    if contender.start is not None:
+        contender.start(folder)
+    before_s, start_s = _cpu_seconds(with_tree=contender.start is not None), time.process_time()
+    contender.run(folder)
+    return {"cpu_s": _cpu_seconds(with_tree=contender.start is not None) - before_s, "start_s": start_s}
+
+
+def _cpu_seconds(*, with_tree: bool) -> float:
+    """Return the CPU seconds of this process, and with its tree those of all processes below, with the processes that have ended."""
+    if not with_tree:
+        return time.process_time()
+    import psutil
+
+    here = psutil.Process()
+    return sum(sum(process.cpu_times()[:4]) for process in (here, *here.children(recursive=True)))
+
+
+def run(name: str, folder: Path, python: str, num_workers: int = 1) -> dict[str, float] | str:
+    """Return the CPU seconds of a contender and of its start, and the elapsed seconds, or the last line of its error."""
     shutil.rmtree(_out(folder), ignore_errors=True)
     before, started_s = os.times(), time.perf_counter()
-    command = [python, __file__, "--contender", name, str(folder)]
+    command = [python, __file__, "--contender", name, "--workers", str(num_workers), str(folder)]
     # The folder of the repository stands first on the path only for contenders of this environment.
     environment = (
         {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
         if python == sys.executable
         else dict(os.environ)
     )
-    process = subprocess.run(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment, check=False
-    )
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     elapsed_s, after = time.perf_counter() - started_s, os.times()
+    shutil.rmtree(_out(folder), ignore_errors=True)
     if process.returncode:
         return (process.stderr.strip().splitlines() or ["no message"])[-1]
+    if CONTENDERS[name].imports is not None:
+        return {**json.loads(process.stdout.splitlines()[-1]), "elapsed_s": elapsed_s}
     cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
-    shutil.rmtree(_out(folder), ignore_errors=True)
-    return cpu_s, elapsed_s
+    return {"cpu_s": cpu_s, "elapsed_s": elapsed_s}
 
 
-def measure(folder: Path, num_rows: int, num_rounds: int, pythons: dict[str, str]) -> dict[str, Any]:
+def measure(
+    folder: Path, num_rows: int, num_rounds: int, num_large_rows: int, pythons: dict[str, str]
+) -> dict[str, Any]:
+    """Measure all contenders in turns, and then our own command on a large corpus."""
     for name, num in (("corpus", num_rows), ("tiny", TINY_ROWS)):
         write_corpus(folder / name, num)
-    left_out = dict(LEFT_OUT)
-    names = list(CONTENDERS)
+    left_out: dict[str, str] = {}
     rounds: list[dict[str, dict[str, float]]] = []
-    loads = []
-    for number in range(num_rounds):
-        times: dict[str, dict[str, float]] = {}
-        loads.append(os.getloadavg()[0])
-        for name in list(names):
-            python = pythons.get(ENVIRONMENT.get(name, ""), sys.executable)
-            start = run(name, folder / "tiny", python)
-            whole = run(name, folder / "corpus", python) if not isinstance(start, str) else start
-            if isinstance(whole, str) or isinstance(start, str):
-                left_out[name] = str(whole)
-                names.remove(name)
-                continue
-            times[name] = {"cpu_s": whole[0], "start_s": start[0]}
-            sys.stderr.write(f"round {number + 1}: {name} {whole[0]:.2f} s, start {start[0]:.2f} s\n")
-        rounds.append(times)
-        # After each round, so that a run that is stopped keeps its finished rounds.
-        RESULTS.write_text(json.dumps(_result(folder, num_rows, rounds, loads, left_out), indent=1) + "\n")
-    return _result(folder, num_rows, rounds, loads, left_out)
-
-
-def _result(
-    folder: Path, num_rows: int, rounds: list[dict[str, dict[str, float]]], loads: list[float], left_out: dict[str, str]
-) -> dict[str, Any]:
-    return {
+    result: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "rows": num_rows,
         "jsonl_bytes": sum(file.stat().st_size for file in (folder / "corpus" / "jsonl").iterdir()),
-        "load": loads,
+        "load": [],
         "rounds": rounds,
         "left_out": left_out,
     }
+    for number in range(num_rounds):
+        rounds.append({})
+        result["load"].append(os.getloadavg()[0])
+        for name, contender in CONTENDERS.items():
+            if name in left_out:
+                continue
+            python = pythons.get(contender.environment, sys.executable)
+            start = run(name, folder / "tiny", python) if contender.imports is None else {}
+            times = run(name, folder / "corpus", python)
+            if isinstance(times, str) or isinstance(start, str):
+                left_out[name] = str(times)
+                continue
+            rounds[-1][name] = {**times, **({"start_s": start["cpu_s"]} if start else {})}
+            sys.stderr.write(f"round {number + 1}: {name} {rounds[-1][name]}\n")
+            # After each contender, so that a run that is stopped keeps its numbers.
+            RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    if num_large_rows:
+        for result["large"] in large(folder / "large", num_large_rows):
+            RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def large(folder: Path, num_rows: int) -> Iterator[dict[str, Any]]:
+    """Measure `shard` with one worker and with two on a large corpus, in turns. Yield the result after each round."""
+    write_corpus(folder, num_rows)
+    num_bytes = sum(file.stat().st_size for file in (folder / "jsonl").iterdir())
+    rounds: list[dict[str, Any]] = []
+    for _ in range(LARGE_ROUNDS):
+        rounds.append({"load": os.getloadavg()[0]})
+        for num_workers in (1, 2):
+            rounds[-1][f"{num_workers} workers"] = run("shard", folder, sys.executable, num_workers)
+        sys.stderr.write(f"large: {rounds[-1]}\n")
+        yield {"rows": num_rows, "jsonl_bytes": num_bytes, "rounds": rounds}
+    shutil.rmtree(folder)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -304,9 +379,13 @@ def table(result: dict[str, Any]) -> str:
     out.write("| ratio of CPU times | aim | median | range |\n|---|---|---:|---:|\n")
     starts: dict[str, list[float]] = {}
     for times in result["rounds"]:
-        for name, time_of in times.items():
-            starts.setdefault(name, []).append(time_of["start_s"])
-    start_s = {name: statistics.median(seconds) for name, seconds in starts.items()}
+        for name, of_contender in times.items():
+            starts.setdefault(name, []).append(of_contender["start_s"])
+    # Only the time of a command contains its start.
+    start_s = {
+        name: statistics.median(seconds) if CONTENDERS[name].imports is None else 0.0
+        for name, seconds in starts.items()
+    }
     for over, under, aim in RATIOS:
         ratios = [
             (times[over]["cpu_s"] - start_s[over]) / (times[under]["cpu_s"] - start_s[under])
@@ -317,6 +396,14 @@ def table(result: dict[str, Any]) -> str:
             out.write(
                 f"| {over} / {under} | {aim} | {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |\n"
             )
+    if "large" in result:
+        speedups = [
+            times["1 workers"]["elapsed_s"] / times["2 workers"]["elapsed_s"] for times in result["large"]["rounds"]
+        ]
+        out.write(f"| shard, 1 worker / 2 workers, elapsed | at least 1.7 | {statistics.median(speedups):.2f} | ")
+        out.write(f"{min(speedups):.2f} to {max(speedups):.2f} |\n")
+    for name, seconds in starts.items():
+        out.write(f"\n{name}: start {statistics.median(seconds):.2f} s.\n")
     for name, why in result["left_out"].items():
         out.write(f"\n{name} is left out: {why}.\n")
     return out.getvalue()
@@ -328,14 +415,22 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=150_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--python", action="append", default=[], metavar="PEER=PYTHON")
+    parser.add_argument("--large-rows", type=int, default=0)
     parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--workers", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender is not None:
-        CONTENDERS[options.contender](options.folder)
+        contender = CONTENDERS[options.contender]
+        if options.workers > 1:
+            shard(options.folder, options.workers)
+        elif contender.imports is None:
+            contender.run(options.folder)
+        else:
+            sys.stdout.write(json.dumps(measured(contender, options.folder)) + "\n")
         return
     pythons = dict(word.split("=", 1) for word in options.python)
     work = options.folder / "pipeline"
-    result = measure(work, options.rows, options.rounds, pythons)
+    result = measure(work, options.rows, options.rounds, options.large_rows, pythons)
     shutil.rmtree(work)
     sys.stdout.write(table(result))
 

@@ -18,6 +18,35 @@ CHUNK_BYTES = 1 << 20
 _NOTHING = pa.scalar(b"", pa.large_binary())
 
 
+def memory_of(num_bytes: int) -> np.ndarray:
+    """Return memory without content, dtype uint8. NumPy asks for huge pages, which the kernel provides in a fifth of the time of a `bytearray`."""
+    return np.empty(num_bytes, np.uint8)
+
+
+class GrowingBytes:
+    """Bytes that grow at the end, in memory of `memory_of`."""
+
+    def __init__(self) -> None:
+        self._memory = memory_of(CHUNK_BYTES)
+        self._num_bytes = 0
+
+    def __len__(self) -> int:
+        return self._num_bytes
+
+    def append(self, data: memoryview) -> None:
+        end = self._num_bytes + len(data)
+        if end > len(self._memory):
+            larger = memory_of(max(end, 2 * len(self._memory)))
+            larger[: self._num_bytes] = self._memory[: self._num_bytes]
+            self._memory = larger
+        self._memory[self._num_bytes : end] = np.frombuffer(data, np.uint8)
+        self._num_bytes = end
+
+    def view(self) -> np.ndarray:
+        """Return all bytes, dtype uint8, without a copy."""
+        return self._memory[: self._num_bytes]
+
+
 def array_of(
     data: bytes | bytearray | memoryview | np.ndarray, sizes: Int[np.ndarray, " value"]
 ) -> pa.LargeBinaryArray:

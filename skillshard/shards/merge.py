@@ -22,7 +22,7 @@ from skillshard import places, progress, storage
 from skillshard.errors import ShardError
 from skillshard.execution import Record
 from skillshard.hash_ranges import rows_between
-from skillshard.shards.contents import array_of, gathered
+from skillshard.shards.contents import array_of, gathered, memory_of
 from skillshard.shards.manifest import SPLITS
 from skillshard.shards.plan import ShardPlan
 from skillshard.shards.sort import ENTRY_DTYPE, starts_of
@@ -162,7 +162,7 @@ class SampleReader:
     def _read(self, numbered: Sequence[tuple[int, Piece]], chosen: range, located: "_Located") -> Batch:
         num_samples = int(located.num_samples[chosen.start : chosen.stop].sum())
         num_bytes = int(located.num_bytes[chosen.start : chosen.stop].sum()) - _OVERHEAD_BYTES * num_samples
-        entries, data = np.empty(num_samples, ENTRY_DTYPE), memoryview(bytearray(num_bytes))
+        entries, data = np.empty(num_samples, ENTRY_DTYPE), memory_of(num_bytes).data
         row = position = 0
         for place, spans in zip(self.inputs, located.spans, strict=True):
             if not any(spans[piece] for piece in chosen):

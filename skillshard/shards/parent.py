@@ -8,15 +8,17 @@ shards (docs/design/0013-append.md). Three things of the parent decide about the
 - the ids, from the keys. An id of the parent must not stand in the new corpus.
 
     SCRATCH/parent/000000.texts.npy   distinct texts of some shards, as in copies.py
-    SCRATCH/parent/000000.ids.npy     hash of each id of these shards, sorted, with shard and row, dtype `IDS_DTYPE`
+    SCRATCH/parent/000000.ids.npy     hash of each id of these shards, sorted, with shard and row, dtype `sort.IDS_DTYPE`
     SCRATCH/parent/names.txt          name of each shard
 
-Costs: 80 bytes of scratch space for each sample of the parent. A task of the ids opens the hashes of every chunk.
+Many files of ids are first merged into fewer files (merge_levels.py), so a task that compares a range of hashes opens a bounded number of files.
+
+Costs: 84 bytes of scratch space for each sample of the parent.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import orjson
@@ -25,11 +27,14 @@ from skillshard import places, storage
 from skillshard.errors import ShardError, name_some
 from skillshard.execution import Record
 from skillshard.hash_ranges import hash_bounds, rows_between
+from skillshard.merge_levels import Merge
 from skillshard.printable import counted
+from skillshard.shards.chunks import chunk_place
 from skillshard.shards.copies import PARENT, PARENT_CHUNK, TEXTS_DTYPE, write_table
 from skillshard.shards.manifest import SPLITS, Manifest, Manifest4, Split
 from skillshard.shards.read import ShardSet
 from skillshard.shards.skill_shards import SkillShards
+from skillshard.shards.sort import IDS_DTYPE
 from skillshard.shards.split import HOLDOUT, TEXTS, TRAIN, Sizes
 from skillshard.shards.tar import KEY_DIGITS
 from skillshard.stages import Stages
@@ -37,12 +42,13 @@ from skillshard.stages import Stages
 # About 200 MB of memory: 40 bytes of keys, 64 bytes of the table and the arrays for sorting.
 ROWS_PER_TASK = 1_000_000
 """Number of samples of a parent whose keys one task reads, about."""
-# About 200 MB of memory for the hashes and their order.
-IDS_PER_RANGE = 8_000_000
+# About 200 MB of memory for the entries, a sorted copy and the order.
+IDS_PER_RANGE = 3_000_000
 """Number of ids that one task compares, about."""
 MAX_NAMED = 100
 """Largest number of equal hashes of ids in the record of a task."""
-IDS_DTYPE = np.dtype([("hash", "<u8"), ("shard", "<u4"), ("row", "<u4")])
+_IDS = ".ids.npy"
+"""Suffix of a file of ids."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,7 @@ class Parent:
         return sizes
 
     def read(self, stages: Stages) -> tuple[ParentTables, list[str]]:
-        """Write the tables of texts and of ids, and return the places of both."""
+        """Write the tables of texts and of ids, and return the tables of texts and the places of the ids, without suffixes."""
         shards, names = list(self._each()), stages.work.scratch("parent", "names.txt")
         storage.write_bytes(names, "".join(f"{shard.name(0)}\n" for shard in shards).encode())
         groups = list(_groups([len(shard) for shard in shards]))
@@ -145,29 +151,40 @@ class Parent:
         records = stages.run(
             "parent", "reading keys", read_keys, tasks, about=(shards[group.start].name(0) for group in groups)
         )
-        texts, ids = ([places.with_suffix(out, suffix) for out in outs] for suffix in (".texts", ".ids.npy"))
-        return ParentTables(texts, sum(record["texts"] for record in records), names, self.inherited), ids
+        texts = [places.with_suffix(out, ".texts") for out in outs]
+        return ParentTables(texts, sum(record["texts"] for record in records), names, self.inherited), outs
 
     def refuse_equal_ids(self, stages: Stages, chunks: Sequence[str], num_new: int, ids: Sequence[str]) -> None:
-        """Raise ShardError if the new corpus has an id of the parent.
+        """Raise ShardError if the new corpus has an id of the parent. The files of ids are deleted.
 
         Args:
             stages: Runner of the tasks.
-            chunks: Places of the chunks of the new corpus.
+            chunks: Places of the chunks of the new corpus, without suffixes.
             num_new: Number of new samples.
-            ids: Files with the hashes of the parent's ids.
+            ids: Places of the ids of the parent, without suffixes.
         """
         num_ids = num_new + self.manifest.num_train + self.manifest.num_holdout
-        bounds = pairwise(hash_bounds(-(-num_ids // IDS_PER_RANGE) or 1))
-        new = [places.with_suffix(chunk, ".ids.npy") for chunk in chunks]
-        tasks = [{"new": new, "old": list(ids), "low": low, "high": high} for low, high in bounds]
-        records = stages.run("ids", "comparing ids", find_equal_ids, tasks)
+        num_ranges = -(-num_ids // IDS_PER_RANGE) or 1
+        bounds = hash_bounds(num_ranges)
+
+        def merge_arguments(merge: Merge, inputs: list[str], out: str) -> dict[str, Any]:
+            return {"inputs": inputs, "out": out, "low": bounds[merge.first_reader], "high": bounds[merge.last_reader]}
+
+        num_bytes = num_ids * IDS_DTYPE.itemsize
+        _, columns = stages.merged("ids", merge_ids, [*chunks, *ids], (_IDS,), num_ranges, num_bytes, merge_arguments)
+        tasks = [
+            {"inputs": inputs, "low": bounds[number], "high": bounds[number + 1]}
+            for inputs, readers in columns
+            for number in readers
+        ]
+        cells = [inputs for inputs, readers in columns for _ in readers]
+        records = stages.run("ids", "comparing ids", find_equal_ids, tasks, cells, (_IDS,))
         shards = list(self._each()) if any(record["matches"] for record in records) else []
         equal = [
             (sample_id, shards[shard].name(0))
             for record in records
             for chunk, place, shard, row in record["matches"]
-            for sample_id in [_id_at(chunks[chunk], place)]
+            for sample_id in [_id_at(chunk_place(stages.work.scratch(), chunk), place)]
             # 64 bits of a hash: among billions of ids, two different ids may have one hash.
             if sample_id == shards[shard].open_shard(0).sample(row).id
         ]
@@ -178,8 +195,6 @@ class Parent:
                 f"{counted(num, 'id')} of the new corpus {'stands' if num == 1 else 'stand'} in {places.public(self.shards.root)} already: {named}. Append only new "
                 "samples, or give the new samples other ids, for example by a prefix in a corpus.yaml, and tag them again."
             )
-        for place in [*new, *ids]:
-            storage.remove(place)
 
     def _each(self) -> Iterator[SkillShards]:
         return (shard for split in SPLITS for shards in self._split(split).values() for shard in shards.each())
@@ -241,43 +256,58 @@ def read_keys(shards: list[SkillShards], first_shard: int, out: str) -> Record:
     hashes = np.concatenate([of_shard["id"] for of_shard in keys])
     order = np.argsort(hashes, kind="stable")
     ids = np.empty(len(hashes), IDS_DTYPE)
-    ids["hash"], ids["shard"], ids["row"] = hashes[order], numbers[order], rows[order]
-    storage.write_array(places.with_suffix(out, ".ids.npy"), ids)
+    ids["hash"], ids["row"] = hashes[order], rows[order]
+    ids["chunk"] = numbers[order].astype(np.uint64) + np.uint64(PARENT_CHUNK)
+    storage.write_array(places.with_suffix(out, _IDS), ids)
     return {"texts": len(table)}
 
 
-def find_equal_ids(new: list[str], old: list[str], low: int, high: int) -> Record:
+def merge_ids(inputs: list[str], out: str, low: int, high: int) -> Record:
+    """Write one file with the ids of a range of hashes from several files.
+
+    Args:
+        inputs: Places of files of ids, without suffixes.
+        out: Place of the file to write, without suffixes.
+        low: First hash of the range.
+        high: End of the range, exclusive.
+    """
+    storage.write_array(places.with_suffix(out, _IDS), _entries(inputs, low, high))
+    return {}
+
+
+def find_equal_ids(inputs: list[str], low: int, high: int) -> Record:
     """Find hashes of ids in [low, high) that stand in the new corpus and in the parent.
 
     Args:
-        new: Files of the chunks, dtype `sort.IDS_DTYPE`.
-        old: Files of the parent, dtype `IDS_DTYPE`.
+        inputs: Places of files of ids, without suffixes, in which the range is complete.
         low: First hash of the range.
         high: End of the range, exclusive.
 
     Returns:
-        Number of new samples with such a hash, and about `MAX_NAMED` matches: chunk, entry, shard and row.
+        Number of new samples with such a hash, and about `MAX_NAMED` matches: number of the chunk, entry of the chunk, shard and row.
     """
-    stretches = [np.empty(0, IDS_DTYPE), *(_within(place, low, high) for place in old)]
-    of_parent = np.concatenate(stretches)
-    of_parent = of_parent[np.argsort(of_parent["hash"], kind="stable")]
-    num = 0
+    entries = _entries(inputs, low, high)
+    is_new = entries["chunk"] < PARENT_CHUNK
+    new, old = entries[is_new], entries[~is_new]
+    firsts, lasts = (np.searchsorted(old["hash"], new["hash"], side=side) for side in ("left", "right"))
+    equal = np.flatnonzero(lasts > firsts)
     matches: list[list[int]] = []
-    for chunk, place in enumerate(new):
-        ids = _within(place, low, high)
-        firsts, lasts = (np.searchsorted(of_parent["hash"], ids["hash"], side=side) for side in ("left", "right"))
-        equal = np.flatnonzero(lasts > firsts)
-        num += len(equal)
-        for position in equal[: MAX_NAMED - len(matches)].tolist():
-            # Two ids of the parent may have the same hash, among billions of ids.
-            for entry in of_parent[firsts[position] : lasts[position]]:
-                matches.append([chunk, int(ids["place"][position]), int(entry["shard"]), int(entry["row"])])
-    return {"num": num, "matches": matches}
+    for position in equal[:MAX_NAMED].tolist():
+        # Two ids of the parent may have the same hash, among billions of ids.
+        for entry in old[firsts[position] : lasts[position]]:
+            shard = int(entry["chunk"]) - PARENT_CHUNK
+            matches.append([int(new["chunk"][position]), int(new["row"][position]), shard, int(entry["row"])])
+    return {"num": len(equal), "matches": matches}
 
 
-def _within(place: str, low: int, high: int) -> np.ndarray:
-    ids = storage.load_array(place)
-    return np.array(ids[rows_between(ids["hash"], low, high)])
+def _entries(inputs: Sequence[str], low: int, high: int) -> np.ndarray:
+    """Return the ids of a range of hashes from several files, sorted by hash, chunk and row, dtype `IDS_DTYPE`."""
+    stretches = [np.empty(0, IDS_DTYPE)]
+    for place in inputs:
+        ids = storage.load_array(places.with_suffix(place, _IDS))
+        stretches.append(np.array(ids[rows_between(ids["hash"], low, high)]))
+    entries = np.concatenate(stretches)
+    return entries[np.lexsort((entries["row"], entries["chunk"], entries["hash"]))]
 
 
 def _id_at(chunk: str, place: int) -> str:

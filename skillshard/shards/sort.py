@@ -25,7 +25,7 @@ from skillshard.corpus import CorpusReading, Partition, PartitionReader
 from skillshard.execution import Record
 from skillshard.hash_ranges import id_hashes
 from skillshard.shards.chunks import chunk_number, chunk_place
-from skillshard.shards.contents import array_of, gathered, joined
+from skillshard.shards.contents import GrowingBytes, array_of, gathered, joined
 from skillshard.shards.copies import is_below, texts_of_chunk, write_table
 from skillshard.shards.layouts import LAYOUTS
 from skillshard.shards.manifest import SPLITS, Layout
@@ -67,8 +67,14 @@ _BLOCK_DTYPE = np.dtype(
         ("own_json_bytes", "<u4"),  # of the JSON without members, if samples have members
     ]
 )
-IDS_DTYPE = np.dtype([("hash", "<u8"), ("place", "<u4")])
-FORMAT = 3
+IDS_DTYPE = np.dtype(
+    [
+        ("hash", "<u8"),
+        ("chunk", "<u8"),  # or the shard of a parent, counted from `copies.PARENT_CHUNK`
+        ("row", "<u4"),  # entry of the chunk, or row of the shard
+    ]
+)
+FORMAT = 4
 """Version of the scratch files, in the records of the sorting. Work of another version cannot be continued."""
 
 
@@ -256,7 +262,7 @@ class _Waiting:
 
     def __init__(self, cut: str, layout: Layout, inherited: Sequence[str] | None, with_ids: bool) -> None:
         self.cut, self.layout, self.inherited, self.with_ids = cut, layout, inherited, with_ids
-        self.data, self.ids = bytearray(), bytearray()
+        self.data, self.ids = GrowingBytes(), GrowingBytes()
         self.num_samples = 0
         self._entries: list[np.ndarray] = []
 
@@ -274,8 +280,8 @@ class _Waiting:
 
     def add(self, block: _Block) -> None:
         self._entries.append(block.entries)
-        self.data += block.contents
-        self.ids += block.ids
+        self.data.append(block.contents)
+        self.ids.append(block.ids)
         self.num_samples += len(block)
 
     def write(self, scratch: str, number: int, *, with_members: bool = False) -> int:
@@ -313,12 +319,12 @@ class _Waiting:
         table, firsts = texts_of_chunk(texts, skills, files, rows, tar_bytes, id_bytes, chunk=number)
         place = chunk_place(scratch, number)
         with storage.writing(places.with_suffix(place, ".data")) as part, part.open("wb") as file:
-            file.writelines(gathered(array_of(self.data, text_bytes + json_bytes), order))
-        write_table(places.with_suffix(place, ".texts"), table, gathered(array_of(self.ids, id_bytes), firsts))
+            file.writelines(gathered(array_of(self.data.view(), text_bytes + json_bytes), order))
+        write_table(places.with_suffix(place, ".texts"), table, gathered(array_of(self.ids.view(), id_bytes), firsts))
         if self.inherited is not None:
             by_hash = np.argsort(index["hash"], kind="stable")
             ids = np.empty(len(index), IDS_DTYPE)
-            ids["hash"], ids["place"] = index["hash"][by_hash], by_hash
+            ids["hash"], ids["chunk"], ids["row"] = index["hash"][by_hash], number, by_hash
             storage.write_array(places.with_suffix(place, ".ids.npy"), ids)
         storage.write_array(places.with_suffix(place, ".npy"), index)
         return len(table)

@@ -13,7 +13,7 @@ r"""Write shards from a corpus and its tags, in six stages. The bytes do not dep
 6. `write_group` (group.py) reads the samples of some neighbouring shards from the chunks or the merged files, and writes the tars and indexes.
 
 `append_shards` continues a finished set (parent.py). Two more stages follow the sorting: `read_keys` reads the texts and ids of the parent, and
-`find_equal_ids` compares the ids. The tables of the parent join the tables of stage 2.
+`find_equal_ids` compares the ids, which are merged first where that is cheaper. The tables of the parent join the tables of stage 2.
 
 The order by the hash of the id shuffles each skill globally. The cut stays the same when the corpus is sharded or tagged again.
 A range of hashes without samples gives no shard, so the numbers of shards may have gaps.
@@ -68,7 +68,7 @@ from skillshard.tags import Tags, first_rejected, rejected_place, split_rests
 STAGES = ("sort", "merge-tables", "copies", "texts", "merge-firsts", "set-aside", "merge-samples", "write")
 """Stages of tasks, in their order. The stage "texts" has a step for each search, and the merges have a step for each level. A stage without
 tasks is passed over."""
-APPEND_STAGES = ("sort", "parent", "ids", *STAGES[1:])
+APPEND_STAGES = ("sort", "parent", "merge-ids", "ids", *STAGES[1:])
 """Stages of appended shards."""
 SHARD_BYTES = 64 << 20
 """Default size of a shard, in bytes."""
