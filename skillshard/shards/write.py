@@ -179,7 +179,7 @@ def append_shards(
         out: New directory, local or in a store. The manifest names the parent relative to this directory where both are local, or where both lie
             in one bucket.
         shard_bytes: Size of a new shard to aim at, in bytes.
-        scratch: Directory for the scratch files, as in `write_shards`. The files take 80 bytes more for each sample of the parent.
+        scratch: Directory for the scratch files, as in `write_shards`. The files take 84 bytes more for each sample of the parent.
         limit: Number of rows of the new corpus to shard, from its beginning, as in `write_shards`.
         backend: Local pool of processes or Ray. The bytes are the same.
         on_stage: Function that is called with the name of a stage and the number of its tasks, as in `write_shards`.

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +248,41 @@ def test_ids_of_the_parent_are_refused_in_one_sentence_and_equal_hashes_of_other
     fresh = records_of([("add", f"fresh {number}") for number in range(9)], "abc")
     assert {len(record["id"]) for record in fresh} <= {len(sample.id) for sample in other.train["add"]} | {6}
     appended(other, tagged(tmp_path / "fresh", fresh), tmp_path / "G")
+
+
+def test_the_comparison_of_ids_opens_no_more_files_than_the_merge_levels_allow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One open of every chunk for each range of ids would grow with the square of the corpus."""
+    rows = [("a", f"text {number}") for number in range(160)]
+    parent = write_shards(
+        *tagged(tmp_path / "old", records_of(rows, "old-")), tmp_path / "S", shard_bytes=SHARD_BYTES, backend=HERE
+    )
+    corpus, tags = tagged(tmp_path / "new", records_of(rows, "new-"))
+    monkeypatch.setattr(sort, "SORT_BYTES", 1 << 11)
+    monkeypatch.setattr(parent_module, "ROWS_PER_TASK", 20)
+    monkeypatch.setattr(parent_module, "IDS_PER_RANGE", 40)
+    monkeypatch.setattr(stages, "plan_merges", partial(plan_merges, max_fan_in=4))
+    opened: list[str] = []
+    most: dict[str, list[int]] = {"merge_ids": [], "find_equal_ids": []}
+    load_array = storage.load_array
+
+    def counted(task: Callable[..., Any], counts: list[int]) -> Callable[..., Any]:
+        @wraps(task)
+        def run(**arguments: Any) -> Any:
+            opened.clear()
+            record = task(**arguments)
+            counts.append(len(opened))
+            return record
+
+        return run
+
+    monkeypatch.setattr(storage, "load_array", lambda place: (opened.append(place), load_array(place))[1])
+    for name, counts in most.items():
+        monkeypatch.setattr(parent_module, name, counted(getattr(parent_module, name), counts))
+    appended(parent, (corpus, tags), tmp_path / "T")
+    assert len(most["find_equal_ids"]) == 8 and len(most["merge_ids"]) > 8
+    assert max(most["find_equal_ids"] + most["merge_ids"]) <= 4
 
 
 def test_appended_shards_that_were_stopped_at_any_stage_end_with_the_same_bytes(

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillshard import taggers
-from skillshard.corpus import Corpus, FieldMapping, PartitionReader, Rejection, Sample, lookup
+from skillshard.corpus import Corpus, FieldMapping, PartitionReader, Rejection, Sample, lookup, quick_lines
 from skillshard.corpus import lines as lines_module
 from skillshard.corpus import tables as tables_module
 from skillshard.corpus.mapping import RowFields
@@ -41,7 +41,8 @@ good = st.builds(
     st.text(max_size=8),
     st.dictionaries(st.sampled_from(["meta", "skill", "a", "b"]), values, max_size=3),
     st.integers(0, 9),
-).map(lambda record: json.dumps(record, ensure_ascii=False).encode())
+)
+good_lines = good.map(lambda record: json.dumps(record, ensure_ascii=False).encode())
 ODD = (
     b"",
     b" ",
@@ -72,7 +73,13 @@ ODD = (
     b'{"id": "1", "text": "deep", "d": ' + 260 * b"[" + 260 * b"]" + b"}",
     b'{"id": "1", "text": "deep", "d": ' + 240 * b'{"a":' + b"1" + 240 * b"}" + b"}",
 )
-texts = st.lists(good | st.sampled_from(ODD), min_size=1, max_size=6)
+# The same faults without spaces, as orjson writes JSON.
+COMPACT_ODD = (
+    *(line.replace(b": ", b":").replace(b", ", b",") for line in ODD),
+    b'{"id":"1","text":"x","e":1e5}',
+    b'{"id":"1","text":"deep","d":' + 252 * b"[" + 252 * b"]" + b"}",
+    b'{"id":"1","text":"x"},{"id":"2","text":"y"}',
+)
 
 
 def rows_of(data: bytes, partition_bytes: int = 1 << 26) -> tuple[list[Any], list[str]]:
@@ -84,7 +91,11 @@ def rows_of(data: bytes, partition_bytes: int = 1 << 26) -> tuple[list[Any], lis
 
 
 @settings(max_examples=300, deadline=None)
-@given(lines=texts, ends=st.booleans())
+@given(
+    lines=st.lists(good_lines | st.sampled_from(ODD), min_size=1, max_size=6)
+    | st.lists(good.map(orjson.dumps) | st.sampled_from(COMPACT_ODD), min_size=1, max_size=6),
+    ends=st.booleans(),
+)
 def test_every_block_gives_the_rows_of_the_reading_line_by_line(lines: list[bytes], ends: bool) -> None:
     data = b"\n".join(lines) + (b"\n" if ends else b"")
     quick = rows_of(data)
@@ -93,7 +104,7 @@ def test_every_block_gives_the_rows_of_the_reading_line_by_line(lines: list[byte
         assert rows_of(data) == quick
 
 
-@given(st.lists(good, min_size=1, max_size=6))
+@given(st.lists(good_lines, min_size=1, max_size=6))
 def test_ordinary_lines_are_read_at_once(lines: list[bytes]) -> None:
     """The quick way is taken for most blocks, so that its speed counts. Only digits and many brackets need a closer look."""
     data = b"\n".join(lines)
@@ -203,3 +214,11 @@ def test_blocks_and_groups_give_the_same_part(tmp_path: Path) -> None:
         taggers.tag_corpus(corpus, tagger, out, on_bad_sample="set-aside", backend=HERE)
         contents.append({file.name: file.read_bytes() for file in out.rglob("*") if file.is_file()})
     assert contents[0] == contents[1]
+
+
+@given(st.lists(good, min_size=1, max_size=6))
+def test_lines_as_orjson_writes_them_need_no_search_for_repeated_keys(records: list[dict[str, Any]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quick_lines, "may_repeat_keys", lambda *_: pytest.fail("the lines were searched"))
+        rows = quick_samples(b"\n".join(map(orjson.dumps, records)), FIELDS)
+    assert rows is not None and rows.texts == [record["text"] for record in records]
