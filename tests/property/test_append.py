@@ -243,7 +243,7 @@ def test_ids_of_the_parent_are_refused_in_one_sentence_and_equal_hashes_of_other
     assert all(name in message for name in named) and message.endswith("and tag them again.")
     # With a hash of two values, many ids share a hash, and only equal ids are refused.
     monkeypatch.setattr("skillshard.shards.sort.id_hashes", lambda ids: (len(sample_id) << 58 for sample_id in ids))
-    monkeypatch.setattr("skillshard.shards.read.id_hash", lambda sample_id: len(sample_id) << 58)
+    monkeypatch.setattr("skillshard.shards.faults.id_hash", lambda sample_id: len(sample_id) << 58)
     other = write_shards(*tagged(tmp_path / "few", samples(add=30)), tmp_path / "F", holdout=0.1, backend=HERE)
     fresh = records_of([("add", f"fresh {number}") for number in range(9)], "abc")
     assert {len(record["id"]) for record in fresh} <= {len(sample.id) for sample in other.train["add"]} | {6}

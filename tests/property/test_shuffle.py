@@ -12,7 +12,7 @@ from skillshard.corpus import Corpus, PartitionReader, Sample
 from skillshard.errors import StorageError
 from skillshard.merge_levels import MergePlan, plan_merges
 from skillshard.shards import copies as copies_module
-from skillshard.shards import merge, read, sort, tables, write
+from skillshard.shards import faults, merge, sort, tables, write
 from skillshard.shards.read import ShardSet
 from skillshard.shards.write import write_shards
 from skillshard.tags import Tags
@@ -129,9 +129,8 @@ def test_samples_with_equal_hashes_of_their_ids_stand_in_the_order_of_the_corpus
 ) -> None:
     """The order is total, so merges cannot swap two samples. Among a billion ids, two share a hash in 3 % of cases."""
     monkeypatch.setattr(sort, "id_hashes", lambda ids: (len(sample_id) << 58 for sample_id in ids))
-    monkeypatch.setattr(
-        read, "id_hash", lambda sample_id: len(sample_id) << 58
-    )  # `verify` compares the keys with the ids
+    # `verify` compares the keys with the ids.
+    monkeypatch.setattr(faults, "id_hash", lambda sample_id: len(sample_id) << 58)
     expected = written(tagged, tmp_path / "expected")
     monkeypatch.setattr(stages, "plan_merges", partial(plan_merges, max_fan_in=2))
     assert written(tagged, tmp_path / "merged") == expected
