@@ -7,7 +7,7 @@ from skillshard.errors import name_some
 from skillshard.mixing.run_records import RunRecord
 from skillshard.printable import counted
 
-CHANGEABLE = {"policy", "seed", "round_draws", "lag", "unit", "repeat", "blocks", "measured_on", "loss"}
+CHANGEABLE = {"policy", "seed", "round_draws", "lag", "unit", "repeat", "measured_on", "loss"}
 """Fields of run.json that a continued run may change. The changes of skills have sentences of their own."""
 MOST_ARGUMENTS = 4
 """Largest number of changed arguments of a policy that a sentence names: fixed weights have an argument for each skill."""
@@ -24,6 +24,8 @@ def changes_between(before: RunRecord, run: RunRecord) -> list[str]:
         Changes as `field: before -> now`, and sentences about skills. The list is empty if the run goes on as before.
     """
     changes = differences(before.model_dump(include=CHANGEABLE), run.model_dump(include=CHANGEABLE))
+    if before.blocks is not None and run.blocks is not None:  # otherwise the change of the unit says everything
+        changes += differences(before.blocks.model_dump(), run.blocks.model_dump())
     # Two policies have different arguments, and a list of all arguments would hide the other changes.
     if before.policy == run.policy:
         changes += _first(differences(before.policy_arguments, run.policy_arguments))
