@@ -58,8 +58,9 @@ def replay(
     records = open_records(DirectoryLedger(run))
     chain = None if last else Chain.of(records)
     with Bars() as bars, bars.working("replaying"):
+        # Read for the newest run first: a policy that does not exist or does not fit this run is a fault that --last does not cure.
+        other = None if policy is None else read_policy(policy, skills=records.run.skills)
         if chain is None or len(chain.segments) == 1:
-            other = None if policy is None else read_policy(policy, skills=records.run.skills)
             replays = [decide_again(run, other, graphs=graphs or ())]
         else:
             try:

@@ -17,7 +17,7 @@ from skillshard.report.facts import run_facts
 from skillshard.report.history import report_facts
 from skillshard.report.page import page_of
 from skillshard.shards.read import ShardSet
-from tests.commands import skillshard, works
+from tests.commands import fails, skillshard, works
 from tests.conftest import samples, tag_and_shard, write_corpus
 
 
@@ -169,6 +169,16 @@ def test_a_change_names_each_skill_and_each_argument_that_changed(root: Path, sh
     assert change.endswith(
         "policy: 'loss_order' -> 'stratified'; seed: 0 -> 5; renamed: opposite -> negate; skill added: carry"
     )
+
+
+def test_a_policy_that_does_not_exist_is_a_fault_of_no_run_of_a_chain(shards: ShardSet, tmp_path: Path) -> None:
+    ss.Mixer(shards, policies.proportional(), ledger=tmp_path / "a", round_draws=50, step_draws=10).batch(0, 50)
+    ss.Mixer.continue_from(
+        tmp_path / "a", draw=50, step=5, shards=shards, policy=policies.stratified(), ledger=tmp_path / "b", step_draws=10
+    ).batch(50, 50)  # fmt: skip
+    for policy in ("nope", "skill_it:eta=1"):
+        sentence = fails("replay", tmp_path / "b", "--policy", policy)
+        assert "--last" not in sentence and "the run " not in sentence
 
 
 def test_the_page_says_what_a_draw_is(shards: ShardSet, tmp_path: Path) -> None:
