@@ -13,8 +13,7 @@ export divides the shards into parts by their bytes, in stored order. A mix divi
 The members of a sample, such as an image, are columns of bytes in Parquet and Arrow files, with null where a sample lacks the member. JSONL
 has no form for bytes, so an export of members as JSONL is refused.
 
-In JSONL the metadata is an object. In Parquet and Arrow files the metadata is its JSON text, because a column has a single type: the
-metadata of two samples may have values of different types under one name, and a struct would add the names of all samples to each.
+`export_rows.py` yields the rows of a part, `export_files.py` writes the file of a part, and `export_manifest.py` has the manifest.
 
 A row of files for Megatron-LM has token ids alone, copied from a token set of the shards.
 """

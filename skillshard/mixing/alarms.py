@@ -142,6 +142,7 @@ def _silent(run: RunRecord, newest: RoundRecord, observations: Sequence[Observat
     if not reads_losses(run, newest):
         return
     last = max(observations[-1].draw if observations else 0, run.first_draw)
+    # Rounds and not seconds, so that the alarm is the same in every replay.
     num_rounds = (newest.first_draw + newest.num_draws - last) // run.round_draws
     if num_rounds >= SILENT_ROUNDS:
         yield Alarm(
@@ -173,6 +174,7 @@ def _rising(
 
 
 def _pinned(run: RunRecord, rounds: Sequence[RoundRecord], first: RoundRecord | None) -> Iterator[Alarm]:
+    # Only where other weights move: if all weights stay, the policy has settled, and no limit decides in its place.
     window = rounds[-PINNED_ROUNDS:]
     if len(window) < PINNED_ROUNDS or len(run.skills) < 3:  # of two weights one is always the smallest
         return

@@ -64,6 +64,7 @@ def check_arguments(
         raise PolicyError(f"loss is {loss!r}: give a kind of losses, such as LossKind(reduction='per_token').")
     if measured_on not in ("holdout", "training"):
         raise PolicyError(f"measured_on is {measured_on!r}: give 'holdout' (default) or 'training'.")
+    # A text is a collection of characters, so it would pass for a list of names.
     if isinstance(held_out, str):
         raise PolicyError(f"held_out is the text {held_out!r}: give a list of names, such as [{held_out!r}].")
     if held_out is not None and not is_list_of_texts(held_out):

@@ -10,6 +10,7 @@ from jaxtyping import Int
 
 from skillshard.printable import counted
 
+# Read-only, because all samples without fields share the mapping.
 NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 
 

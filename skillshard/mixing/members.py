@@ -56,6 +56,7 @@ class MemberColumns:
         """
         if not self.suffixes:
             return {}
+        # A loop for each sample, unlike for texts: members may have megabytes, so a step in Python costs little beside the copy of the bytes.
         columns: dict[str, list[Any]] = {suffix: [] for suffix in self.suffixes}
         for file, start, num_bytes in zip(which.tolist(), json_start.tolist(), json_bytes.tolist(), strict=True):
             data = maps.data(file)

@@ -133,6 +133,7 @@ class PackedBatch:
     @cached_property
     def skill_tokens(self) -> Int[np.ndarray, "block skill"]:
         """Number of tokens of each skill in each block, separators included."""
+        # One count over pairs of a block and a skill, numbered row by row, so that no step runs for each block.
         num, inside = len(self.skill_names), self.segments.skill >= 0
         cells = self._rows[inside] * num + self.segments.skill[inside]
         tokens = np.bincount(cells, weights=self._lengths[inside], minlength=len(self) * num)

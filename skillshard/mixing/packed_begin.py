@@ -48,6 +48,7 @@ class PackedBegin:
 
     def put(self, block: int, left: int) -> tuple[int, int]:
         """Record the beginning unless the ledger knows it. Return the block and the number of tokens of the ledger."""
+        # The first put wins, and then the record is read back, so that every process begins at the block of the ledger.
         run = self._mixer.run
         self._mixer.ledger.put(PACKED, PackedBeginRecord(run=run.checksum, block=block, left=left).to_bytes())
         self._known = None

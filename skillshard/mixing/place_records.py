@@ -37,6 +37,7 @@ class SkillPosition(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> "SkillPosition":
+        # Equal, and not nearly equal: every writer divides the same two integers, so another number shows an edited record.
         if self.position > self.num_samples or self.passes != self.drawn / self.num_samples:
             raise ValueError(
                 f"{self.skill}: {self.position:,} draws of epoch {self.epoch:,} are not {self.passes} passes"
@@ -119,6 +120,7 @@ class SkipInEpoch(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> "SkipInEpoch":
+        # Rising parts cannot overlap, so no sample is skipped twice.
         edges = [self.position, *(edge for part in self.parts for edge in part)]
         if any(first >= end for first, end in self.parts) or edges != sorted(edges):
             raise ValueError(f"{self.label}: the skipped parts do not rise from position {self.position:,}")

@@ -71,11 +71,13 @@ class RoundRecord(LedgerRecord):
     def _fits(self) -> "RoundRecord":
         num = len(self.weights)
         check_numbers("weights", self.weights, num, least=0)
+        # The tolerance of `decision.py`, for weights that a policy computed in float32.
         if abs(sum(self.weights) - 1) > 1e-6:
             raise ValueError(f"weights sum to {sum(self.weights):.9g}, not to 1")
         check_numbers("counts", self.counts, num, least=0)
         check_numbers("drawn_before", self.drawn_before, num, least=0)
         check_numbers("epochs", self.epochs, num, least=0)
+        # No check of the range: a carry is negative for a skill that got too many draws.
         if len(self.carry) != num:
             raise ValueError(f"carry has {len(self.carry):,} numbers for {num:,} skills")
         if self.num_draws > sum(self.counts):
@@ -162,6 +164,7 @@ class GenerationRecord(LedgerRecord):
         )
         if self.segments[-1:] != [expected]:
             raise ValueError(f"the last of segments is not {expected}")
+        # Readers search the segments from the end, and rely on this order.
         writers = [segment.generation for segment in self.segments]
         if writers != sorted(set(writers)):
             raise ValueError(f"the generations of segments do not rise: {writers}")

@@ -154,6 +154,7 @@ class RunRecord(LedgerRecord):
                 raise ValueError("the skills of continues are not the skills of the run")
         return self
 
+    # All positions of a run are computed here from its first draw, because a continued run begins in the middle of a stream.
     @property
     def first_draw(self) -> int:
         """Draw at which the run begins."""
@@ -202,6 +203,7 @@ class RunRecord(LedgerRecord):
 
     def num_rounds_to(self, draw: int) -> int:
         """Return the number of rounds with a draw before `draw`."""
+        # Rounded up: a round whose first draw was consumed has begun.
         return -(-(draw - self.first_draw) // self.round_draws)
 
 

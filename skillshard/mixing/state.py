@@ -59,6 +59,7 @@ def place_of_state(ledger: Ledger, state: Any) -> SavedPlace:
     Raises:
         LedgerError: The state is no state, or is a state of another run.
     """
+    # A checkpoint holds the state of the stream that the trainer read. Only the state of packed tokens has the key "mixer".
     packed = state.get("mixer") if isinstance(state, Mapping) else None
     saved = read_state({**packed, "step": state.get("step")} if isinstance(packed, Mapping) else state)
     _check_belongs(ledger, saved)

@@ -42,6 +42,7 @@ def read_steering(ledger: Ledger, run: RunRecord, number: int, before: SteerReco
     record = read_record(ledger, steer_name(number), SteerRecord)
     if record is None:
         return None
+    # A single link is enough, as for rounds: the process that wrote the steering before has checked the link before that.
     if number and before is None:
         before = read_record(ledger, steer_name(number - 1), SteerRecord)
         if before is None:
@@ -71,6 +72,7 @@ def acting(ledger: Ledger, run: RunRecord, number: int, previous: RoundRecord | 
     steering = None if previous is None else named_by(ledger, run, previous)
     candidate = 0 if steering is None else steering.number + 1
     before = None if steering is None else steering.record
+    # The search goes on after a steering of a later round, because the record after it may act earlier: a resume goes back in the stream.
     while (following := read_steering(ledger, run, candidate, before)) is not None:
         if following.record.first_round <= number:
             steering = following

@@ -17,6 +17,7 @@ def exploration(num_skills: int, turn: int) -> float:
     >>> exploration(4, 0), exploration(4, 5), round(exploration(4, 40), 6)
     (0.25, 0.25, 0.093082)
     """
+    # ln k / (k t) has no value at turn 0, where nothing is known about any skill.
     if not turn:
         return 1 / num_skills
     return min(1 / num_skills, math.sqrt(math.log(num_skills) / (num_skills * turn)))

@@ -58,6 +58,7 @@ def read_together(named: Iterable[tuple[str, ...] | None]) -> tuple[str, ...] | 
     >>> read_together([("add", "exam"), None, ("exam", "carry")])
     ('add', 'exam', 'carry')
     """
+    # In the order of the policies, and not sorted: the record of a run names the skills in this order.
     together = dict.fromkeys(skill for skills in named for skill in skills or ())
     return tuple(together) or None
 
@@ -82,6 +83,7 @@ def common_loss(name: str, policies: Iterable[Policy]) -> LossKind | None:
     Raises:
         PolicyError: The graphs of two policies were measured with different kinds of losses.
     """
+    # A list and not a set, so that the message names the two kinds in the order of the policies.
     kinds: list[LossKind] = []
     for policy in policies:
         kind = getattr(policy, "loss", None)

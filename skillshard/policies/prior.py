@@ -59,6 +59,7 @@ def prior_weights(
     if prior is None:
         return np.full(len(skills), 1 / len(skills))
     check_names(f"{policy}'s prior weights", prior, skills)
+    # In the order of the mix: a prior is a mapping, whose order has no meaning.
     weights = np.array([prior[name] for name in skills], dtype=np.float64)
     return weights / weights.sum()
 

@@ -31,6 +31,7 @@ class SoftmaxLoss(Online):
 
     def init(self, skills: Sequence[str], num_samples: Sequence[int] | None = None) -> State:
         log_prior(self.name, self.prior, skills)  # wrong names in a prior are an error now, and not in the first round
+        # Equal losses, so that the weights before the first observation are the prior.
         return {"skills": list(skills), "losses": [0.0] * len(skills)}
 
     def observe(self, state: State, observation: Observation) -> State:
