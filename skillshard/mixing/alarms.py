@@ -174,11 +174,11 @@ def _rising(
 
 
 def _pinned(run: RunRecord, rounds: Sequence[RoundRecord], first: RoundRecord | None) -> Iterator[Alarm]:
-    # Only where other weights move: if all weights stay, the policy has settled, and no limit decides in its place.
     window = rounds[-PINNED_ROUNDS:]
     if len(window) < PINNED_ROUNDS or len(run.skills) < 3:  # of two weights one is always the smallest
         return
     columns = list(zip(*(record.weights for record in window), strict=True))
+    # If all weights stay, the policy has settled, and no limit decides in its place.
     if all(_stays(column, CHANGED_BY) for column in columns):
         return
     for number, (skill, weights) in enumerate(zip(run.skills, columns, strict=True)):

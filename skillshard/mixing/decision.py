@@ -136,18 +136,18 @@ def needed_draw(run: RunRecord, number: int, *, initial: bool) -> int | None:
 
 
 def _weights(policy: Policy, run: RunRecord, state: State, upcoming: NextRound) -> Float[np.ndarray, " skill"]:
-    given = np.asarray(policy.weights(state, upcoming))
+    raw_weights = np.asarray(policy.weights(state, upcoming))
     num_skills = len(run.skills)
     # The record holds the weights as float64, and every reader computes the counts from the record. So the first counts come from
     # float64 too: the arithmetic of float32 weights would give other counts, and readers would take the record for changed.
-    weights = given.astype(np.float64) if given.dtype.kind in "fiub" else None
+    weights = raw_weights.astype(np.float64) if raw_weights.dtype.kind in "fiub" else None
     if (
         weights is None
         or weights.shape != (num_skills,)
         or not (np.all(weights >= 0) and abs(float(weights.sum()) - 1) < 1e-6)
     ):
         raise PolicyError(
-            f"policy {policy.name} gave {shortened(str(given.tolist()), 200)}: weights must be {num_skills} numbers >= 0 that sum to 1."
+            f"policy {policy.name} gave {shortened(str(raw_weights.tolist()), 200)}: weights must be {num_skills} numbers >= 0 that sum to 1."
         )
     return weights
 
