@@ -376,6 +376,8 @@ def summary(results: Sequence[MethodResult], out: Path, *, seed: int, program: s
         f"the first seed that the evidence does not use. This run has seed {seed}.",
         "Not shown: how large the gain is, because one seed cannot tell. Not shown either: that the weights must change during the "
         f"training. Equal weights over the first {MEASURED_K} skills, fixed by the same graph for the whole training, are better: {CONTROL}.",
+        "Digits: the same machine with the same PyTorch gives the same losses again. Another processor or another PyTorch rounds in another way, and "
+        "gives other digits than the documentation.",
         f"Kept: {out}/shards, {out}/graph.json, {out}/runs (the ledgers), {out}/demo.png (the curves).",
         "Next:",
         *(f"  {command}" for command in next_commands(out, program)),

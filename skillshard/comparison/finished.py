@@ -84,9 +84,13 @@ def _common(histories: dict[str, History], targets: Sequence[str]) -> tuple[str,
     ]
     common = set.intersection(*measured)
     missing = [f"{name!r}{did_you_mean(name, common)}" for name in targets if name not in common]
-    if missing or not common:
+    if not common:
         raise ComparisonError(
-            f"`targets` {name_some(missing) or 'are none'}: the skills that every report of every run names are {name_some(sorted(common)) or 'none'}."
+            "no skill is in every report of every run: report the losses of the same skills in all runs, or leave runs out."
+        )
+    if missing:
+        raise ComparisonError(
+            f"`targets` {name_some(missing)}: not in every report of every run. The skills in every report are {name_some(sorted(common))}."
         )
     return tuple(sorted(set(targets) or common))
 

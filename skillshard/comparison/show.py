@@ -8,7 +8,7 @@ import numpy as np
 
 from skillshard import storage
 from skillshard.comparison.file import ComparedPolicy, CompareFile
-from skillshard.comparison.verdict import Verdict, paired_differences
+from skillshard.comparison.verdict import ComparedRun, Verdict, paired_differences
 from skillshard.extras import needed
 from skillshard.printable import counted, shortened
 from skillshard.report.text import print_line, print_table
@@ -67,7 +67,7 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 def _row(policy: ComparedPolicy, name: str) -> tuple[str, ...]:
     finals = [run.mean_losses[-1] for run in policy.runs]
     spread = f"{np.std(finals, ddof=1):.4f}" if len(finals) > 1 else ""
-    curve = np.mean([np.mean(run.mean_losses[1:] or run.mean_losses) for run in policy.runs])
+    curve = np.mean([_mean_of_curve(run) for run in policy.runs])
     verdict = policy.verdict
     if verdict is None or verdict.mean_difference is None:
         against = ("baseline" if verdict is None else "-", "", "")
@@ -75,6 +75,12 @@ def _row(policy: ComparedPolicy, name: str) -> tuple[str, ...]:
         p = "-" if verdict.p_holm is None else f"{verdict.p_holm:.3f}" if verdict.p_holm >= 0.001 else "<0.001"
         against = (f"{verdict.mean_difference:+.4f}", f"{verdict.lower_on} of {verdict.num_pairs}", p)
     return (name, f"{np.mean(finals):.4f}", spread, f"{curve:.4f}", *against, f"{policy.cost.steps:,.0f}")
+
+
+def _mean_of_curve(run: ComparedRun) -> float:
+    """Return the mean loss over the training. The measurement before the first step is the same for every policy, and is left out."""
+    trained = [loss for step, loss in zip(run.steps, run.mean_losses, strict=True) if step > 0]
+    return float(np.mean(trained or run.mean_losses))
 
 
 def draw_comparison_of_policies(result: CompareFile, place: str | os.PathLike[str]) -> None:

@@ -119,7 +119,7 @@ def verdicts(
 def saved_steps(ours: Sequence[ComparedRun], theirs: Sequence[ComparedRun]) -> float | None:
     """Return by how many steps our mean curve reaches the final loss of their mean curve earlier, or None if our curve never does.
 
-    Between two measurements the curve is taken to be straight.
+    Between two measurements the curve is taken to be straight. Both means are over the seeds that both have, of which there is at least one.
 
     >>> ours = ComparedRun(seed=0, steps=[0, 10, 20], mean_losses=[4.0, 2.0, 1.0], final_losses={})
     >>> theirs = ComparedRun(seed=0, steps=[0, 10, 20], mean_losses=[4.0, 3.0, 2.0], final_losses={})
@@ -127,8 +127,9 @@ def saved_steps(ours: Sequence[ComparedRun], theirs: Sequence[ComparedRun]) -> f
     (10.0, None)
     """
     steps = ours[0].steps
-    curve = np.mean([run.mean_losses for run in ours], axis=0)
-    target = float(np.mean([run.mean_losses[-1] for run in theirs]))
+    shared = {run.seed for run in ours} & {run.seed for run in theirs}
+    curve = np.mean([run.mean_losses for run in ours if run.seed in shared], axis=0)
+    target = float(np.mean([run.mean_losses[-1] for run in theirs if run.seed in shared]))
     reached = np.flatnonzero(curve <= target)
     if not len(reached):
         return None

@@ -47,7 +47,7 @@ def check_schedule(*, steps: int, checkpoints: int, lr: float) -> None:
             "at most a checkpoint a step."
         )
     if not lr > 0:
-        raise ProxyError(f"lr={lr}: expected a learning rate above 0.")
+        raise ProxyError(f"`{lr=}`: expected a learning rate above 0.")
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from skillshard import taggers
-from skillshard.comparison.compare import compare_policies
+from skillshard.comparison.compare import compare_policies, compared
 from skillshard.comparison.finished import compare_runs
 from skillshard.comparison.policy_text import parse_policy
 from skillshard.comparison.show import draw_comparison_of_policies, show_comparison
-from skillshard.comparison.verdict import ComparedRun, Cost, verdicts
+from skillshard.comparison.verdict import ComparedRun, Cost, saved_steps, verdicts
 from skillshard.corpus import Corpus
 from skillshard.errors import ComparisonError, GraphError, PolicyError
 from skillshard.execution import Backend
@@ -441,6 +441,26 @@ def test_a_policy_is_worth_it_only_if_its_gain_is_significant_and_exceeds_its_co
     single = verdicts({"base": runs_of(2.0), "better": runs_of(1.0)}, "base")["better"]
     assert (single.worth_it, single.p) == ("undecided", None)
     assert "a single pair of runs" in single.why
+
+
+def test_the_saved_steps_are_of_the_seeds_that_both_have() -> None:
+    def run(seed: int, *losses: float) -> ComparedRun:
+        return ComparedRun(seed=seed, steps=[0, 10, 20], mean_losses=list(losses), final_losses={})
+
+    ours, theirs = [run(0, 4, 2, 1)], [run(0, 4, 3, 2)]
+    assert saved_steps(ours, theirs) == 10
+    assert saved_steps([*ours, run(1, 9, 9, 9)], [*theirs, run(2, 0.1, 0.1, 0.1)]) == 10
+
+
+def test_the_curve_leaves_out_the_loss_before_the_first_step_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    before, without = (
+        {"a": [ComparedRun(seed=0, steps=steps, mean_losses=losses, final_losses={})], "b": runs_of(2.0)}
+        for steps, losses in (([0, 5, 10], [9.0, 3.0, 1.0]), ([5, 10], [3.0, 1.0]))
+    )
+    for runs in (before, without):
+        show_comparison(compared(runs, "b", {}, made_from={}, skills=("x",)))
+        (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["a"]]
+        assert row[1:3] == ["1.0000", "2.0000"]
 
 
 def finished(shards: ShardSet, folder: Path, policy: object, seed: int, losses: tuple[float, float]) -> str:

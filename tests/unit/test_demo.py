@@ -72,6 +72,26 @@ def test_a_finished_demo_run_again_changes_nothing_and_prints_the_same_results(f
     assert again.stdout.partition("Shown:")[0].split() == output.partition("Shown:")[0].split()
 
 
+def test_a_demo_in_another_directory_has_the_same_losses_and_weights(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    ended = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "again"), *SMALL])
+    assert ended.exit_code == 0, ended.output
+    for method in demo.METHODS:
+        first, second = (
+            json.loads((folder / "results" / f"{method}.json").read_text())
+            for folder in (finished[0] / "skillshard-demo", tmp_path / "again")
+        )
+        assert first.pop("cpu_s") > 0 and second.pop("cpu_s") > 0
+        assert first == second
+        ledgers = [
+            DirectoryLedger(folder / "runs" / method)
+            for folder in (finished[0] / "skillshard-demo", tmp_path / "again")
+        ]
+        rounds = [open_records(ledger).rounds for ledger in ledgers]
+        assert [rounds[0].get(number) for number in range(4)] == [rounds[1].get(number) for number in range(4)]
+
+
 def test_the_commands_that_the_demo_prints_work_as_they_stand_where_it_ran(finished: tuple[Path, str]) -> None:
     folder, output = finished
     commands = [line.strip() for line in output.partition("\nNext:\n")[2].splitlines() if line.startswith("  ")]
