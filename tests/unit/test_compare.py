@@ -347,7 +347,7 @@ def test_options_of_trainings_are_refused_with_finished_runs(shards: ShardSet, t
         ("skill_stratified:others.json", "are not among the 2 training skills of the graph"),
         ("temperature:tau=0", "tau is 0.0: give a finite number > 0"),
         ("unimax:epochs=0", "epochs is 0.0: give the maximal number of passes"),
-        ("odm:warmup_steps=-1", "warmup_steps is -1: give optimizer steps >= 0"),
+        ("odm:warmup_steps=-1", "warmup_steps is -1: give optimizer steps, a whole number >= 0"),
         ("stratified+floor:least=0.5", "floor 0.5 x 2 skills is 1: give a floor below 1 / 2"),
         ("stratified+cap:most=0.1", "cap 0.1 x 2 skills is 0.2, less than the whole"),
         ("groups.json", "the groups do not name the skills of the mix: unknown: none; without a group: 'carry'"),
@@ -459,7 +459,8 @@ def test_the_curve_leaves_out_the_loss_before_the_first_step_alone(capsys: pytes
     )
     for runs in (before, without):
         show_comparison(compared(runs, "b", {}, made_from={}, skills=("x",)))
-        (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["a"]]
+        # The table comes before the verdict, which begins with the name too.
+        row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["a"])
         assert row[1:3] == ["1.0000", "2.0000"]
 
 
