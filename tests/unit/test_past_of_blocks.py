@@ -160,3 +160,55 @@ def test_inspect_of_a_run_without_rounds_shows_what_is_known(chained: Chained, t
     assert 'arguments of the policy: {"tau":2.0}' in shown and "policy temperature, weights in samples" in shown
     for skill, own in chained.counted.shards.train.items():
         assert any(line.split() == [skill, str(len(own))] for line in shown.splitlines())
+
+
+def test_at_and_seen_say_what_a_cut_round_of_best_fit_cannot_tell(chained: Chained, tmp_path: Path) -> None:
+    stream = stream_of(chained.counted, tmp_path / "packed", "best-fit", step_blocks=STEP)
+    stream.batch(0, 8)
+    state = stream.state_dict(step=2)
+    Mixer.continue_from(
+        tmp_path / "packed",
+        state=state,
+        shards=chained.counted.shards,
+        policy=proportional(),
+        ledger=tmp_path / "next",
+        old_tokens=chained.counted.plain,
+    ).round(0)
+    end = state["mixer"]["draw"]
+    assert 0 < end < 60
+    run = tmp_path / "next"
+    assert "round 0 of" in fails("at", run, "--step", 1, "--step-draws", 4)
+    assert "The draws of the round are 0 to 59: give --draw and --num." in fails(
+        "at", run, "--step", 1, "--step-draws", 4
+    )
+    outcome = skillshard("at", run, "--draw", 0)
+    assert f"The model has seen {end} draws from everywhere among the draws 0 to 59 of this run" in outcome.err
+    assert skillshard("at", run, "--draw", end).err == ""
+    own = stream.mixer.ids(0, 60)
+    given = set(stream.batch(0, 8).draw.ravel().tolist()) - {-1}
+    for draw in range(0, 60, 7):
+        first = [event for event in lines("seen", run, "--id", own[draw], "--json") if event["run"].endswith("packed")]
+        assert [(event["draw"], event["step"]) for event in first] == [(draw, None)] * (draw in given)
+
+
+def test_a_skip_counts_blocks_and_its_samples_are_seen_as_skipped(chained: Chained, tmp_path: Path) -> None:
+    command = ("continue", chained.blocks, "--draw", 80, "--skip", "85:6:the loss rose", "--out", tmp_path / "new")
+    assert "Give --old-tokens, the tokens of the run that is continued." in fails(*command)
+    shown = works(*command, "--old-tokens", chained.counted.plain.root)
+    assert "draws 85 to 90 of the run before are skipped, because the loss rose" in shown
+    skipped = lines("at", chained.blocks, "--draw", 85, "--num", 6, "--json")
+    seen = {
+        part["id"] for own in lines("at", chained.blocks, "--draw", 0, "--num", 80, "--json") for part in own["parts"]
+    }
+    ids = {part["id"] for own in skipped for part in own["parts"]}
+    mixer = Mixer(chained.counted.shards, proportional(), ledger=tmp_path / "new", round_draws=60)
+    mixer.round(0)
+    assert not ids & set(mixer.ids(80, 60)) and not seen & set(mixer.ids(80, 60))
+    assert json.loads((tmp_path / "new" / "run.json").read_text())["schema"] == "skillshard/run/9"
+    identity = next(iter(sorted(ids)))
+    assert f"in the draws 85 to 90 of {chained.blocks}, because the loss rose" in works(
+        "seen", tmp_path / "new", "--id", identity
+    )
+    assert works("verify", tmp_path / "new") and works("inspect", tmp_path / "new")
+    handover = json.loads((tmp_path / "new" / "handover.json").read_text())
+    assert handover["schema"] == "skillshard/handover/5" and handover["skipped"]["stretches"][0]["num"] == 6
