@@ -124,7 +124,8 @@ def check_blocks(stream: PackedTokens, begin: int, num: int, lefts: dict[str, in
         samples, left = samples_of_epoch(stream, skill, epoch), lefts.get(name, 0)
         rest = samples[position - 1][1][-left:] if left else []
         for row in batch.input_ids[batch.skill[:, 0] == skill].tolist():
-            if len(rest) + sum(len(tokens) for _, tokens in samples[position:]) < length:
+            # A skip may leave less than a block of the next epoch too.
+            while len(rest) + sum(len(tokens) for _, tokens in samples[position:]) < length:
                 seen.end(name, epoch)
                 epoch, position, rest = epoch + 1, 0, []
                 samples = samples_of_epoch(stream, skill, epoch)
