@@ -303,7 +303,7 @@ def test_a_run_that_has_not_begun_is_verified_and_said_to_wait(days: Days, tmp_p
         "draws 104 to 107 of the run before are skipped, because bad" in shown and "weights of the last round" in shown
     )
     assert "no round is decided yet, and the shards, the policy and the seed of the new run are not known" in shown
-    assert "give --first 100, or a later draw" in fails("mix", days.new.root, "--ledger", new, "--draws", 3)
+    assert fails("mix", days.new.root, "--ledger", new, "--draws", 3) == sentence
     assert not (new / "run.json").exists()
 
 

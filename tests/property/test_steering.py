@@ -177,7 +177,9 @@ def test_the_command_steers_and_every_view_shows_it(shards: ShardSet, tmp_path: 
         )
     assert skillshard("steer", run, "--why", "nothing").code == 2
     assert skillshard("steer", run, "--freeze", "--resume", "--why", "both").code == 2
-    assert "do not name the skills of the mix" in fails("steer", run, "--weights", '{"sub": 1}', "--why", "a typo")
+    assert "the weights name skills that the run of" in fails(
+        "steer", run, "--weights", '{"sub": 1}', "--why", "a typo"
+    )
     assert "a steering needs a reason" in fails("steer", run, "--freeze", "--why", " ")
 
 
