@@ -29,7 +29,9 @@ def show_peek(facts: PeekFacts, translated: Callable[[str], str]) -> None:
         num_texts = sum(number for kind, number in facts.left_out.items() if SUFFIXES.get(kind) == "text")
         if num_texts > facts.num_files:
             print_line(
-                f"{counted(num_texts, 'file')} of text or code left out: --text-files whole reads each of these files as a sample"
+                translated(
+                    f"{counted(num_texts, 'file')} of text or code left out: `text_files='whole'` reads each of these files as a sample"
+                )
             )
     print_line(
         f"read: {counted(facts.num_rows, 'row')} from the beginning of {counted(len(facts.read), 'file')} ({name_some(facts.read, 8)}); "
