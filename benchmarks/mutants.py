@@ -1,10 +1,10 @@
 """Measure how many faults the near tests notice: mutants of the core, each tested by the tests nearest to its file.
 
     pip install -e '.[all,test]' cosmic-ray
-    python benchmarks/mutants.py --folder /tmp/mutants --out benchmarks/results/mutants.jsonl [--files skillshard/policies/] [--minutes 40]
+    python benchmarks/mutants.py --folder /tmp/mutants --out benchmarks/results/mutants.jsonl [--files skillshard/policies/ ...] [--minutes 40]
 
-Cosmic Ray's operators define the possible changes. The benchmark takes the changes with the lowest keyed hash of file, line, operator and
-column, so the choice is the same on every machine, and a larger number only adds to the choice. Annotations are not mutated, nor is `==` to
+Cosmic Ray's operators define the possible changes of the chosen files. The benchmark takes the changes with the lowest keyed hash of file,
+line, operator and column, so the choice is the same on every machine, and a larger number only adds to the choice. Annotations are not mutated, nor is `==` to
 `is`, which for small numbers depends on the interpreter. A change that Python cannot compile, or that only replaces the star of a
 signature, is no mutant: each test would notice the first kind, and no test the second kind.
 
@@ -53,6 +53,9 @@ LEDGER = [
 ARTEFACTS = "tests/golden/test_artefacts.py -k 'not embedding'"
 SHARDS = ["tests/contract/test_shards_are_webdataset.py -k 'not whole_way'", ARTEFACTS]
 SPLIT = ["tests/unit/test_shard_writing.py", "tests/property/test_holdout.py", "tests/contract/test_copies.py", *SHARDS]
+COLUMNS = ["tests/property/test_columns.py", "tests/property/test_table_columns.py"]
+CONTINUED = ["tests/unit/test_continue.py", "tests/unit/test_skip.py", "tests/property/test_continuation.py"]
+PACKINGS = [f"tests/property/test_packing_{name}.py" for name in ("best_fit", "concat", "one")]
 POLICIES = [
     "tests/contract/test_policies.py -k 'not ado'",
     "tests/golden/test_policies.py",
@@ -98,6 +101,36 @@ NEAR = {
         *STREAM,
         "tests/property/test_cut_texts.py",
         "tests/adapters/test_masked_prompts.py",
+    ],
+    "skillshard/mixing/packings/": ["tests/property/test_packing.py", *PACKINGS],
+    "skillshard/mixing/ahead.py": [*STREAM, "tests/unit/test_read_ahead.py"],
+    "skillshard/mixing/arguments.py": [
+        "tests/unit/test_stream_state.py",
+        "tests/unit/test_ledger.py -k 'not picture'",
+        TOKENS,
+        "tests/adapters/test_batch_losses.py",
+        "tests/contract/test_bad_input.py",
+    ],
+    "skillshard/mixing/batch.py": ["tests/unit/test_one_line.py", "tests/property/test_mixer.py"],
+    "skillshard/mixing/chain.py": ["tests/property/test_recorded_chain.py", "tests/unit/test_past.py", *CONTINUED],
+    "skillshard/mixing/recorded_chain.py": ["tests/property/test_recorded_chain.py", "tests/unit/test_past.py"],
+    "skillshard/mixing/place_records.py": [
+        *CONTINUED,
+        "tests/unit/test_ledger_believes_nothing.py",
+        "tests/contract/test_schemas.py",
+    ],
+    "skillshard/mixing/samples.py": [
+        "tests/property/test_mixer.py",
+        "tests/property/test_fields.py",
+        "tests/property/test_members.py",
+        "tests/unit/test_stream_state.py",
+    ],
+    "skillshard/mixing/seen_draws.py": [*CONTINUED, "tests/property/test_blocks_continued.py"],
+    "skillshard/mixing/state.py": [
+        *STREAM,
+        "tests/unit/test_continue.py",
+        "tests/unit/test_ledger_believes_nothing.py",
+        "tests/property/test_packing_best_fit.py",
     ],
     "skillshard/fitting/finished.py": ["tests/unit/test_fitting.py", "tests/unit/test_demo.py"],
     "skillshard/mixing/listing.py": [
@@ -149,13 +182,49 @@ NEAR = {
     ],
     "skillshard/shards/plan.py": ["tests/property/test_plan.py", *SPLIT],
     "skillshard/shards/tar.py": ["tests/fault/test_damaged_shards.py", *SHARDS],
+    "skillshard/shards/account.py": ["tests/unit/test_members_exported.py"],
+    "skillshard/shards/contents.py": [
+        "tests/property/test_shuffle.py -k 'not real'",
+        "tests/contract/test_compact.py",
+        *SPLIT,
+    ],
+    "skillshard/shards/mapped.py": [
+        "tests/fault/test_damaged_shards.py",
+        "tests/fault/test_damaged_tokens.py",
+        *SHARDS,
+    ],
+    "skillshard/shards/tagged_rows.py": ["tests/property/test_holdout.py", "tests/contract/test_bad_input.py", *SHARDS],
+    "skillshard/shards/token_manifest.py": [
+        "tests/fault/test_damaged_tokens.py",
+        TOKENS,
+        "tests/unit/test_chat_templates.py",
+        "tests/contract/test_schemas.py",
+    ],
     "skillshard/shards/": SPLIT,
     "skillshard/policies/loss_order.py": ["tests/unit/test_loss_order.py", *POLICIES],
     "skillshard/policies/graph_refresh.py": ["tests/unit/test_graph_refresh.py", *POLICIES],
     "skillshard/policies/": POLICIES,
     "skillshard/graph/edges.py": ["tests/property/test_graph_edges.py", ARTEFACTS],
+    "skillshard/answers.py": ["tests/property/test_answers.py", "tests/property/test_sampled_texts.py"],
+    "skillshard/proxy/samples.py": [
+        "tests/property/test_answers.py",
+        "tests/property/test_sampled_texts.py",
+        "tests/unit/test_readings.py",
+        "tests/unit/test_one_reading.py -k sentence",
+    ],
+    "skillshard/endless_rows.py": ["tests/unit/test_extras.py -k example", "tests/adapters/test_hf.py -k length"],
+    "skillshard/corpus/line_columns.py": [*COLUMNS[:1], "tests/unit/test_corpus.py"],
+    "skillshard/corpus/": [*COLUMNS, "tests/property/test_table_values.py", "tests/unit/test_corpus.py"],
 }
 """File, or beginning of its path -> the nearest tests. The first match counts. The doctests of the file run too."""
+OTHER_FILES = [
+    "skillshard/graph/edges.py",
+    "skillshard/answers.py",
+    "skillshard/endless_rows.py",
+    "skillshard/proxy/samples.py",
+    *(f"skillshard/corpus/{name}.py" for name in ("columns", "line_columns", "table_columns", "table_digest")),
+]
+"""The mutated files beside the folders `mixing`, `shards` and `policies`."""
 HEAVY = (
     "numpy",
     "pyarrow",
@@ -206,8 +275,8 @@ def near(file: str) -> list[str]:
 def files() -> list[str]:
     """List the files that are mutated."""
     folders = [REPOSITORY / "skillshard" / name for name in ("mixing", "shards", "policies")]
-    paths = [path for folder in folders for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
-    return [str(path.relative_to(REPOSITORY)) for path in [*paths, REPOSITORY / "skillshard" / "graph" / "edges.py"]]
+    paths = [path for folder in folders for path in sorted(folder.rglob("*.py")) if path.name != "__init__.py"]
+    return [*(str(path.relative_to(REPOSITORY)) for path in paths), *OTHER_FILES]
 
 
 def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -243,9 +312,15 @@ def mutants(file: str) -> Iterator[Mutant]:
                 yield Mutant(file, *begin, name, occurrence)
 
 
-def chosen(number: int) -> list[Mutant]:
-    """Return the mutants of the lowest rank, and of each place and operator only the first mutant."""
-    every = {mutant.name: mutant for file in files() for mutant in reversed(list(mutants(file)))}
+def chosen(number: int, begins: tuple[str, ...]) -> list[Mutant]:
+    """Return the mutants of the lowest rank, and of each place and operator only the first mutant.
+
+    Args:
+        number: Number of mutants.
+        begins: Beginnings of the paths of the files to choose from.
+    """
+    chosen_files = [file for file in files() if file.startswith(begins)]
+    every = {mutant.name: mutant for file in chosen_files for mutant in reversed(list(mutants(file)))}
     ranked = sorted(every.values(), key=lambda mutant: mutant.rank)
     return list(islice((mutant for mutant in ranked if changes_something(mutant)), number))
 
@@ -418,7 +493,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="results, one JSON line for each mutant")
     parser.add_argument("--number", type=int, default=300, help="number of mutants")
     parser.add_argument(
-        "--files", default="skillshard/", help="test the chosen mutants whose file begins with this path"
+        "--files",
+        nargs="+",
+        default=["skillshard/"],
+        metavar="PATH",
+        help="choose among the files whose path begins so",
     )
     parser.add_argument("--minutes", type=float, default=10_000.0, help="minutes after which no mutant begins")
     parser.add_argument("--again", action="store_true", help="test the survivors of --out again")
@@ -434,9 +513,9 @@ def main() -> None:
         __import__(name)
     known = {record["mutant"]: record["outcome"] for record in newest(arguments.out)}
     timed = Timed(arguments.folder)
-    for mutant in chosen(arguments.number):
+    for mutant in chosen(arguments.number, tuple(arguments.files)):
         is_due = known.get(mutant.name) == ("survived" if arguments.again else None)
-        if not is_due or not mutant.file.startswith(arguments.files) or time.monotonic() > end:
+        if not is_due or time.monotonic() > end:
             continue
         record = test_mutant(arguments.folder, mutant, timed)
         print(f"{record['outcome']} {record['mutant']} ({record['cpu_s']} CPU-s) {record['by']}", flush=True)
