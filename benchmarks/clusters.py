@@ -33,7 +33,7 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 
-from benchmarks.mixers import machine
+from benchmarks.mixers import save_section
 from skillshard import keyed_random
 from skillshard.corpus import Corpus, FieldMapping, Sample, read_partition
 from skillshard.taggers.clusters import kmeans
@@ -160,13 +160,13 @@ def directions(counts: Any, *, plus_one: bool, dim: int, seed: int) -> tuple[Any
     columns = np.sort(enough[np.argsort(-num_texts[enough], kind="stable")[: 1 << 16]])
     rarity = np.log((1 + counts.shape[0]) / (1 + num_texts[columns])) + plus_one
     weighted = normalize(counts[:, columns].multiply(rarity).tocsr())
-    _, sizes, found = randomized_svd(weighted, min(dim, *weighted.shape), n_iter=4, random_state=seed)
-    return weighted, sizes, found
+    _, sizes, axes = randomized_svd(weighted, min(dim, *weighted.shape), n_iter=4, random_state=seed)
+    return weighted, sizes, axes
 
 
-def vectors_of(weighted: Any, sizes: Any, found: Any, candidate: Candidate) -> Float[np.ndarray, "text dim"]:
+def vectors_of(weighted: Any, sizes: Any, axes: Any, candidate: Candidate) -> Float[np.ndarray, "text dim"]:
     scale = np.maximum(sizes, 1e-6 * sizes[0])[: candidate.dim] ** candidate.power
-    return normalize(np.asarray(weighted @ (found[: candidate.dim] / scale[:, None]).T)).astype(np.float32)
+    return normalize(np.asarray(weighted @ (axes[: candidate.dim] / scale[:, None]).T)).astype(np.float32)
 
 
 # --- measures -------------------------------------------------------------------------------------------------------
@@ -210,9 +210,9 @@ def choose(arguments: argparse.Namespace) -> dict[str, Any]:
             for plus_one in (True, False):
                 of_kind = [each for each in candidates if each.plus_one == plus_one]
                 for seed in SEEDS if of_kind else ():
-                    found = directions(counts, plus_one=plus_one, dim=max(each.dim for each in of_kind), seed=seed)
+                    spectrum = directions(counts, plus_one=plus_one, dim=max(each.dim for each in of_kind), seed=seed)
                     for candidate in of_kind:
-                        vectors = vectors_of(*found, candidate)
+                        vectors = vectors_of(*spectrum, candidate)
                         labels, _ = spherical(vectors, rows.num_categories, seed, num_starts=3)
                         row.setdefault(str(candidate), []).append(agreement(rows, labels))
                 for candidate in of_kind:
@@ -224,8 +224,8 @@ def choose(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def encoded_before(rows: Rows, seed: int) -> Float[np.ndarray, "text dim"]:
-    found = directions(counts_of(BEFORE.terms, rows.texts), plus_one=True, dim=BEFORE.dim, seed=seed)
-    return vectors_of(*found, BEFORE)
+    spectrum = directions(counts_of(BEFORE.terms, rows.texts), plus_one=True, dim=BEFORE.dim, seed=seed)
+    return vectors_of(*spectrum, BEFORE)
 
 
 def encoded_lexical(rows: Rows, seed: int) -> Float[np.ndarray, "text dim"]:
@@ -271,7 +271,7 @@ def table(arguments: argparse.Namespace) -> dict[str, Any]:
                 measured = [encoded_measured(rows, seed, encode, kind) for seed in SEEDS]
                 results[name][f"{method}, {kind}"] = measured
                 show(name, f"{method}, {kind}", measured)
-        save(arguments, "table", results)
+        save_section(arguments.out, "table", results)
     return results
 
 
@@ -318,7 +318,7 @@ def loss(arguments: argparse.Namespace) -> dict[str, Any]:
                 measured
             )
             print(name, method, measured, flush=True)
-            save(arguments, "loss", results)
+            save_section(arguments.out, "loss", results)
     return results
 
 
@@ -384,17 +384,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with threadpool_limits(1):
         figures = SECTIONS[arguments.section](arguments)
-    save(arguments, arguments.section, figures)
-
-
-def save(arguments: argparse.Namespace, section: str, figures: dict[str, Any]) -> None:
-    """Write the figures of a section to --out. The other figures of the file stay."""
-    if arguments.out:
-        results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-        results[section] = {**results.get(section, {}), **figures}
-        results["machine"] = machine()
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
+    save_section(arguments.out, arguments.section, figures)
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {

@@ -1,6 +1,6 @@
 """Measure the cost of fields of the metadata in a batch, as ratios to a mixer without fields.
 
-    python benchmarks/fields.py --work /tmp/bench-fields [--samples 20000] [--repeats 15] [--out benchmarks/results/fields.json]
+    python -m benchmarks.fields --work /tmp/bench-fields [--samples 20000] [--repeats 15] [--out benchmarks/results/fields.json]
 
 The corpus has 4 skills of `--samples` texts of about 1 kB. The metadata of a sample is short (five values, 90 bytes) or long (a chat of
 1.7 kB besides). The page cache is warm. All mixers run in one process and take turns, a round of 4,096 draws each. The measure is the
@@ -62,8 +62,8 @@ def prepare(place: Path, num: int, *, is_long: bool) -> ShardSet:
     return write_shards(corpus, tags, place / "shards", holdout=0.0)
 
 
-def rounds_of(shards: ShardSet, fields: tuple[str, ...], *, whole: bool) -> Callable[[int], None]:
-    """Make a function that reads a round in batches."""
+def rounds_of(shards: ShardSet, fields: tuple[str, ...], *, whole: bool = False) -> Callable[[int], None]:
+    """Make a function that reads a round in batches. With `whole`, the function reads the whole metadata too."""
     with tempfile.TemporaryDirectory(dir=MEMORY) as ledger:
         mixer = Mixer(shards, stratified(), ledger=Path(ledger) / "run", round_draws=ROUND_DRAWS, fields=fields)
         for number in range(64):
@@ -72,7 +72,7 @@ def rounds_of(shards: ShardSet, fields: tuple[str, ...], *, whole: bool) -> Call
     def read(number: int) -> None:
         for first in range(number * ROUND_DRAWS, (number + 1) * ROUND_DRAWS, BATCH):
             batch = mixer.batch(first, BATCH)
-            assert list(batch.fields) == list(fields)
+            assert len(batch.text) == BATCH and list(batch.fields) == list(fields)
             if whole:
                 mixer.samples.metas(mixer.find(batch.draw))
 
@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=20_000)
-    parser.add_argument("--repeats", type=int, default=15, choices=range(1, 60))
+    parser.add_argument("--repeats", type=int, default=15, choices=range(1, 60), metavar="N")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     results: dict[str, Any] = {"machine": platform.platform(), "python": platform.python_version()}

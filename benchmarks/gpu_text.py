@@ -20,35 +20,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import (
-    EOS,
-    REPOSITORY,
-    Size,
-    card,
-    checked,
-    closed,
-    command_of,
-    count,
-    environment_of,
-    kill_when,
-    make_corpora,
-    packed_loader,
-    reporting,
-    time_steps,
-    timed,
-    tree_of,
-    whole_and_killed,
-    write_json,
-)
-from benchmarks.gpu import Plan as TopicsPlan
+from benchmarks.gpu import card
+from benchmarks.gpu_corpora import EOS, VOCAB_SIZE, Size, make_corpora, trained_tokenizer
+from benchmarks.gpu_corpora import Plan as TopicsPlan
+from benchmarks.gpu_supply import Opened, TimedModel, blocks_of_columns, count, new_gpt2, packed_loader
+from benchmarks.killed_trainings import whole_and_killed
 from benchmarks.mixers import machine
+from benchmarks.processes import REPOSITORY, checked, command_of, environment_of, kill_when, timed, tree_of, write_json
 
 POLICIES = (
     "stratified",
@@ -60,7 +45,6 @@ POLICIES = (
 CATEGORIES = {"sources": "meta.source", "instructions": "meta.category"}
 READING: dict[str, tuple[str, ...]] = {"sources": (), "instructions": ("--answer-after", "Output: ")}
 LEGO = ("--settings", "shuffled LEGO k=3", "--methods", "stratified", "chain", "chain with initial losses")
-VOCAB = 8000
 
 
 @dataclass(frozen=True)
@@ -144,7 +128,7 @@ class Plan:
 
     @property
     def topics(self) -> TopicsPlan:
-        """The plan of `benchmarks.gpu`, for its corpus of generated words."""
+        """The plan of the checks in `benchmarks.gpu`, for their corpus of generated words."""
         return TopicsPlan(self.work, self.device, self.amount.supplied, None)
 
 
@@ -169,9 +153,7 @@ def prepare(plan: Plan) -> dict[str, Any]:
 
 def write_proxy(plan: Plan) -> None:
     """Write a GPT-2 with random weights, and a tokenizer that is trained on the first held-out texts of each skill."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     import skillshard as ss
 
@@ -179,21 +161,12 @@ def write_proxy(plan: Plan) -> None:
     for name in CATEGORIES:
         shards = ss.ShardSet.open(plan.work / f"{name}-shards")
         texts += [sample.text[:8000] for skill in shards.skills for sample in islice(shards.holdout[skill], 150)]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = trained_tokenizer(texts)
     place = str(plan.work / "proxy")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, pad_token=EOS).save_pretrained(place)
-    torch.manual_seed(0)
-    width = plan.amount.width
-    sizes = {"n_positions": 512, "n_embd": width, "n_layer": plan.amount.layers, "n_head": max(1, width // 64)}
-    config = GPT2Config(vocab_size=VOCAB, bos_token_id=0, eos_token_id=0, **sizes)
-    GPT2LMHeadModel(config).save_pretrained(place)
+    amount = plan.amount
+    model = new_gpt2(vocab_size=VOCAB_SIZE, num_positions=512, layers=amount.layers, width=amount.width, end_token=0)
+    model.save_pretrained(place)
 
 
 def topics(plan: Plan) -> dict[str, Any]:
@@ -217,7 +190,7 @@ def compared(plan: Plan, *, name: str) -> dict[str, Any]:
     each = max(1, amount.graph_steps // 2)
     steps = ("--steps", amount.graph_steps, "--warmup", amount.graph_steps, "--eval-every", each)
     learn = command_of("graph", "learn", shards, *shared, *steps, "--out", folder / "graph.json")
-    _, graph_s = timed(lambda: run_long(learn))
+    _, graph_s = timed(lambda: checked(learn, timeout_s=None))
     ss.SkillGraph.identity(ss.ShardSet.open(shards).skills).save(folder / "identity.json")
     # The policies name files by their places.
     policies = [
@@ -229,19 +202,21 @@ def compared(plan: Plan, *, name: str) -> dict[str, Any]:
     )
     trials = folder / "compared" / "trials"
     num_before_kill = 2 * amount.seeds
-    kept: dict[str, str] = {}
+    before_kill: dict[str, str] = {}
     killed, first_s = False, 0.0
     if len(digests(trials)) < num_before_kill:  # not when this job itself was killed and goes on
         killed, first_s = timed(lambda: kill_when(compare, lambda: len(digests(trials)) >= num_before_kill))
-        kept = digests(trials)
-    ended, second_s = timed(lambda: run_long(compare))
+        before_kill = digests(trials)
+    ended, second_s = timed(lambda: checked(compare, timeout_s=None))
     after = digests(trials)
     again, third_s = timed(lambda: checked(compare))
     return {
         "graph_s": graph_s,
         "killed while running": killed,
-        "trials before the kill": len(kept),
-        "the same bytes of these trials afterwards": all(after[trial] == digest for trial, digest in kept.items()),
+        "trials before the kill": len(before_kill),
+        "the same bytes of these trials afterwards": all(
+            after[trial] == digest for trial, digest in before_kill.items()
+        ),
         "seconds until the kill": first_s,
         "seconds of the command after the kill": second_s,
         "seconds of the finished command": third_s,
@@ -255,20 +230,6 @@ def compared(plan: Plan, *, name: str) -> dict[str, Any]:
 def digests(folder: Path) -> dict[str, str]:
     """Return the digest of each record in a folder."""
     return {place.name: hashlib.sha256(place.read_bytes()).hexdigest() for place in sorted(folder.glob("*.json"))}
-
-
-def run_long(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command of any length to its end.
-
-    Raises:
-        SystemExit: The command failed.
-    """
-    print("$", *words[1:], flush=True)
-    ended = subprocess.run(words, cwd=REPOSITORY, env=environment_of({}), capture_output=True, text=True)
-    print(ended.stdout, ended.stderr, sep="\n", flush=True)
-    if ended.returncode:
-        raise SystemExit(f"{' '.join(words[1:])} ended with {ended.returncode}: {ended.stderr[-2000:]}")
-    return ended
 
 
 def bytes_after_a_kill(plan: Plan) -> dict[str, Any]:
@@ -316,7 +277,9 @@ def lego(plan: Plan) -> dict[str, Any]:
     """Train the model of 125M parameters on shuffled LEGO under three methods."""
     work, out = plan.work / "lego-trainings", plan.work / "lego-table.json"
     words = ("-m", "benchmarks.skillit", "run", *LEGO, *plan.amount.lego, "--device", plan.device, "--workers", "3")
-    _, seconds = timed(lambda: run_long([sys.executable, *words, "--work", str(work), "--out", str(out)]))
+    _, seconds = timed(
+        lambda: checked([sys.executable, *words, "--work", str(work), "--out", str(out)], timeout_s=None)
+    )
     records = {place.stem: json.loads(place.read_text()) for place in sorted((work / "records").glob("train-*.json"))}
     short = {
         name: {
@@ -368,19 +331,15 @@ def paper(plan: Plan) -> dict[str, Any]:
         f'#!/bin/sh\nexec {sys.executable} -c "import sys; from skillshard.cli import main; sys.exit(main())" "$@"\n'
     )
     command.chmod(0o755)
-    run_long([sys.executable, "examples/paper/miniature.py", str(folder / "mini")])
-    environment = environment_of(
-        {"PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "DEVICE": plan.device, **plan.amount.paper}
-    )
+    checked([sys.executable, "examples/paper/miniature.py", str(folder / "mini")], timeout_s=None)
+    path = f"{commands}{os.pathsep}{os.environ['PATH']}"
+    environment = {"PATH": path, "DEVICE": plan.device, **plan.amount.paper}
     results: dict[str, Any] = {}
     for experiment in ("spanish-qg", "stance-detection"):
         places = (folder / "mini" / "tasks", folder / "mini" / "model", folder / "out")
         words = ["bash", "examples/paper/experiment.sh", *map(str, places), experiment]
         started = time.perf_counter()
-        ended = subprocess.run(words, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
-        print(ended.stdout, ended.stderr, sep="\n", flush=True)
-        if ended.returncode:
-            raise SystemExit(f"{experiment} ended with {ended.returncode}: {ended.stderr[-2000:]}")
+        ended = checked(words, environment, timeout_s=None)
         compared_at = folder / "out" / experiment / "compared" / "compare.json"
         results[experiment] = {
             "seconds": round(time.perf_counter() - started, 1),
@@ -395,90 +354,24 @@ def paper(plan: Plan) -> dict[str, Any]:
 
 def supply(plan: Plan) -> dict[str, Any]:
     """Time the steps of a GPT-2 (bfloat16) with one batch again and again, with blocks of token sets, and the loaders alone."""
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
+    import skillshard as ss
 
-    size, device = plan.amount.supplied, torch.device(plan.device)
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=50_304,
-        n_positions=size.block_tokens,
-        n_embd=size.width,
-        n_layer=size.layers,
-        n_head=max(1, size.width // 64),
-    )
-    model = GPT2LMHeadModel(config).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
-
-    def step(ids: Any) -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = model(input_ids=ids, labels=ids).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    step_tokens = size.blocks * size.block_tokens
-    fixed = torch.randint(0, VOCAB, (size.blocks, size.block_tokens), device=device)
-    rows: dict[str, Any] = {"one batch again and again": time_steps(plan.topics, iter(lambda: fixed, None), step)}
+    model = TimedModel(plan.topics)
+    rows: dict[str, Any] = {"one batch again and again": model.time_one_batch()}
     plan.topics.work.joinpath("throughput").mkdir(exist_ok=True)
     counts, _ = count(plan.topics)
-    loaders: dict[str, Callable[[], tuple[Iterator[Any], Callable[[], None]]]] = {
-        "generated words, all columns, 0 workers": lambda: packed_loader(plan.topics, counts, 0)
+    shards, tokens = ss.ShardSet.open(plan.work / "sources-shards"), ss.TokenSet.open(plan.work / "sources-tokens")
+    loaders: dict[str, Callable[[], Opened]] = {
+        "generated words, all columns, 0 workers": partial(packed_loader, plan.topics, counts, 0)
     }
     for columns in (("input_ids",), ("input_ids", "labels", "position_ids")):
-        for workers in size.workers:
+        for workers in plan.amount.supplied.workers:
             name = f"sources, {', '.join(columns)}, {workers} workers"
-            loaders[name] = partial(text_blocks, plan, columns, workers)
+            loaders[name] = partial(blocks_of_columns, plan.topics, shards, tokens, columns, workers)
     for name, opened in loaders.items():
-        for kind, function in (("alone", lambda ids: None), ("with the model", step)):
-            batches, close = opened()
-            rows[f"{name}, {kind}"] = time_steps(plan.topics, batches, function)
-            close()
-    for row in rows.values():
-        row["tokens_per_s"] = round(step_tokens / row["step_s"])
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "step_tokens": step_tokens,
-        "rows": rows,
-    }
-
-
-def text_blocks(plan: Plan, columns: Sequence[str], workers: int) -> tuple[Iterator[Any], Callable[[], None]]:
-    """Make a loader of blocks of `sources` with live SKILL-IT weights. All columns travel to the device, and the ids are yielded."""
-    from torch.utils.data import DataLoader
-
-    import skillshard as ss
-    from skillshard.torch import PackedDataset, block_collator
-
-    size, ledger = plan.amount.supplied, plan.work / "supply-ledger"
-    shards, tokens = ss.ShardSet.open(plan.work / "sources-shards"), ss.TokenSet.open(plan.work / "sources-tokens")
-    shutil.rmtree(ledger, ignore_errors=True)
-    policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
-    mixer = ss.Mixer(
-        shards, policy, ledger=ledger, round_draws=80 * size.blocks, unit="tokens", tokens=tokens, lag="live"
-    )
-    packed = ss.PackedTokens(mixer, tokens, block_tokens=size.block_tokens, separator=EOS, step_blocks=size.blocks)
-
-    def report(step: int) -> None:
-        losses = {skill: 3.0 / (1 + step * number / 100) for number, skill in enumerate(shards.skills, start=1)}
-        packed.report(step, losses)
-
-    report(0)
-    loader = DataLoader(
-        PackedDataset(packed),
-        batch_size=size.blocks,
-        num_workers=workers,
-        collate_fn=block_collator(*columns),
-        pin_memory=plan.device.startswith("cuda"),
-    )
-    iterator = iter(loader)
-
-    def on_device() -> Iterator[Any]:
-        for batch in iterator:
-            moved = {name: batch[name].to(plan.device, non_blocking=True) for name in columns}
-            yield moved["input_ids"].long()
-
-    return reporting(on_device(), lambda step: report(step) if step else None), closed(iterator)
+        rows[f"{name}, alone"] = model.time_loader(opened, trains=False)
+        rows[f"{name}, with the model"] = model.time_loader(opened, trains=True)
+    return {**model.facts(), "rows": rows}
 
 
 # Lanes

@@ -11,7 +11,6 @@ import argparse
 import json
 import platform
 import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,13 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.mixers import BATCH, MEMORY, ROUND_DRAWS, texts_of
+from benchmarks.fields import rounds_of
+from benchmarks.mixers import ROUND_DRAWS, texts_of
 from skillshard import taggers
 from skillshard.corpus import Corpus
 from skillshard.errors import RepetitionWarning
 from skillshard.execution import Backend
-from skillshard.mixing.mixer import Mixer
-from skillshard.policies import stratified
 from skillshard.shards.layouts import LAYOUTS
 from skillshard.shards.manifest import Layout
 from skillshard.shards.read import ShardSet
@@ -80,20 +78,6 @@ def bytes_on_disk(shards: ShardSet) -> dict[str, float]:
     }
 
 
-def mixed(shards: ShardSet, fields: tuple[str, ...]) -> Callable[[int], None]:
-    """Make a function that reads a round in batches."""
-    with tempfile.TemporaryDirectory(dir=MEMORY) as ledger:
-        mixer = Mixer(shards, stratified(), ledger=Path(ledger) / "run", round_draws=ROUND_DRAWS, fields=fields)
-        for number in range(64):
-            mixer.round(number)
-
-    def read(number: int) -> None:
-        for first in range(number * ROUND_DRAWS, (number + 1) * ROUND_DRAWS, BATCH):
-            assert len(mixer.batch(first, BATCH).text) == BATCH
-
-    return read
-
-
 def by_webdataset(shards: ShardSet) -> Callable[[int], None]:
     """Make a function that reads the texts of the first skill with the package webdataset."""
     import webdataset
@@ -124,11 +108,11 @@ def turns(readers: dict[Layout, Callable[[int], Any]], repeats: int) -> dict[Lay
     return times
 
 
-def shown(what: str, times: dict[Layout, list[float]], num: int) -> dict[str, Any]:
+def shown(title: str, times: dict[Layout, list[float]], num: int) -> dict[str, Any]:
     ratios: Sequence[float] = np.array(times["compact"]) / np.array(times["pairs"])
     low, middle, high = np.percentile(ratios, [10, 50, 90]).round(3).tolist()
     nanoseconds = {layout: round(float(np.median(values)) / num * 1e9) for layout, values in times.items()}
-    print(f"{what:32} {nanoseconds}: compact / pairs {middle} ({low} to {high})", flush=True)
+    print(f"{title:32} {nanoseconds}: compact / pairs {middle} ({low} to {high})", flush=True)
     return {"ns": nanoseconds, "ratio": middle, "ratio_10_to_90_percent": [low, high]}
 
 
@@ -136,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=20_000)
-    parser.add_argument("--repeats", type=int, default=15, choices=range(5, 60))
+    parser.add_argument("--repeats", type=int, default=15, choices=range(5, 60), metavar="N")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     warnings.simplefilter("ignore", RepetitionWarning)  # 64 rounds pass over a small corpus several times
@@ -144,14 +128,16 @@ def main() -> None:
     for kind in ("1 kB", "43 bytes"):
         corpus, tags = prepare(args.work / kind, args.samples, is_short=kind == "43 bytes")
         shards = {layout: written(corpus, tags, args.work / kind / layout, layout) for layout in LAYOUTS}
-        figures: dict[str, Any] = {"bytes on disk": {layout: bytes_on_disk(one) for layout, one in shards.items()}}
+        figures: dict[str, Any] = {
+            "bytes on disk": {layout: bytes_on_disk(layout_shards) for layout, layout_shards in shards.items()}
+        }
         print(kind, figures["bytes on disk"])
         num = NUM_SKILLS * args.samples
         for fields in ((), ("id",)):
             name = f"a mixed sample, {'with id' if fields else 'text alone'}"
-            readers = {layout: mixed(one, fields) for layout, one in shards.items()}
+            readers = {layout: rounds_of(layout_shards, fields) for layout, layout_shards in shards.items()}
             figures[name] = shown(f"{kind}: {name}", turns(readers, args.repeats), ROUND_DRAWS)
-        foreign = {layout: by_webdataset(one) for layout, one in shards.items()}
+        foreign = {layout: by_webdataset(layout_shards) for layout, layout_shards in shards.items()}
         figures["webdataset"] = shown(f"{kind}: webdataset", turns(foreign, args.repeats // 5), args.samples)
         writers = {layout: writer(corpus, tags, args.work / kind / "again", layout) for layout in LAYOUTS}
         figures["writing"] = shown(f"{kind}: writing", turns(writers, args.repeats // 5), num)

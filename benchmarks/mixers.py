@@ -165,7 +165,7 @@ def limit(work: Path, num: int) -> Iterator[list[str]]:
     ends = np.load(work / "ends.npy")
     rng = np.random.default_rng(0)
     orders = [skill * num + rng.permutation(num) for skill in range(len(WEIGHTS))]
-    taken = np.zeros(len(WEIGHTS), int)
+    num_taken = np.zeros(len(WEIGHTS), int)
     with (work / "texts.bin").open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     while True:
@@ -173,8 +173,8 @@ def limit(work: Path, num: int) -> Iterator[list[str]]:
         samples = np.empty(LIMIT_DRAWS, int)
         for skill, order in enumerate(orders):
             where = np.flatnonzero(skills == skill)
-            samples[where] = order[(taken[skill] + np.arange(len(where))) % num]
-            taken[skill] += len(where)
+            samples[where] = order[(num_taken[skill] + np.arange(len(where))) % num]
+            num_taken[skill] += len(where)
         starts, stops = ends[samples].tolist(), ends[samples + 1].tolist()
         for first in range(0, LIMIT_DRAWS, BATCH):
             part = slice(first, first + BATCH)
@@ -500,6 +500,17 @@ def machine() -> dict[str, Any]:
         ).stdout.strip(),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def save_section(place: Path | None, section: str, figures: dict[str, Any]) -> None:
+    """Write figures of a section into a JSON file. The other figures of the file stay. Without a place, nothing is written."""
+    if place is None:
+        return
+    results = json.loads(place.read_text()) if place.exists() else {}
+    results[section] = {**results.get(section, {}), **figures}
+    results["machine"] = machine()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:

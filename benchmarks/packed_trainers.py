@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
 import skillshard as ss
+from benchmarks.gpu_corpora import EOS, VOCAB_SIZE
+from benchmarks.gpu_supply import new_gpt2
 from skillshard.torch import block_collator
 
-BLOCKS, BLOCK_TOKENS, EVERY, EOS = 16, 256, 10, "<|endoftext|>"
+BLOCKS, BLOCK_TOKENS, EVERY = 16, 256, 10
 COLUMNS = ("input_ids", "labels", "position_ids", "skill", "segment_ids")
 ON_GPU = torch.cuda.is_available()
 
@@ -40,17 +42,10 @@ def packed_stream(shards_at: str, tokens_at: str, run: Path) -> ss.PackedTokens:
 
 def new_model(layers: int, width: int) -> GPT2LMHeadModel:
     """Make a GPT-2. Without dropout, the losses of a batch depend on the weights alone."""
-    torch.manual_seed(0)
-    sizes = {
-        "n_positions": BLOCK_TOKENS,
-        "n_embd": width,
-        "n_layer": layers,
-        "n_head": max(1, width // 64),
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-    }
-    without_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    return GPT2LMHeadModel(GPT2Config(vocab_size=8000, **sizes, **without_dropout))
+    model: GPT2LMHeadModel = new_gpt2(
+        vocab_size=VOCAB_SIZE, num_positions=BLOCK_TOKENS, layers=layers, width=width, end_token=0, dropout=0.0
+    )
+    return model
 
 
 def for_the_model(batch: Mapping[str, Any]) -> dict[str, Any]:

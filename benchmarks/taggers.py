@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.mixers import machine
+from benchmarks.mixers import save_section
 from skillshard import taggers
 from skillshard.artefact import Work
 from skillshard.corpus import Corpus, CorpusReading, Sample, read_partition
@@ -137,12 +137,7 @@ def main() -> None:
     arguments = parser.parse_args()
     figures = SECTIONS[arguments.section](arguments)
     print(json.dumps(figures, indent=2))
-    if arguments.out:
-        results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-        results[arguments.section] = figures
-        results["machine"] = machine()
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
+    save_section(arguments.out, arguments.section, figures)
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {

@@ -61,9 +61,9 @@ def tokenizer() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = [SEPARATOR, *map(str, range(NUM_WORDS))]
-    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return made
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer
 
 
 def prepare(work: Path, num: int) -> None:
@@ -222,12 +222,13 @@ def blend(work: Path, block_tokens: int, workers: int) -> Iterator[int]:
         sizes = sizes[: len(starts)]
         order = rng.permutation(len(starts))
         parts.append((part, starts[order], np.concatenate([[0], np.cumsum(sizes[order])])))
-    source, taken, row = np.array(WEIGHTS), np.zeros(len(WEIGHTS), int), []
+    source, num_taken, row = np.array(WEIGHTS), np.zeros(len(WEIGHTS), int), []
     while True:
-        skill = int(np.argmax(source * (taken.sum() + 1) - taken))  # the data set that is furthest behind its weight
+        # The data set that is furthest behind its weight.
+        skill = int(np.argmax(source * (num_taken.sum() + 1) - num_taken))
         part, starts, ends = parts[skill]
-        first = int(taken[skill]) * block_tokens % (int(ends[-1]) - block_tokens)
-        taken[skill] += 1
+        first = int(num_taken[skill]) * block_tokens % (int(ends[-1]) - block_tokens)
+        num_taken[skill] += 1
         begin, end = (
             int(place) for place in np.searchsorted(ends, (first, first + block_tokens - 1), side="right") - 1
         )

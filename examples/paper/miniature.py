@@ -35,7 +35,7 @@ SENTENCES = {
 
 def instances(language: str, category: str, chosen: random.Random) -> list[dict[str, object]]:
     """Make the instances of a task, each with an input and a list of outputs."""
-    made = []
+    rows = []
     pairs = chosen.sample([*itertools.product(NAMES[language], PLACES[language])], NUM_INSTANCES)
     for number, (name, place) in enumerate(pairs):
         passage, question, answer = (part.format(name=name, place=place) for part in SENTENCES[language])
@@ -47,8 +47,8 @@ def instances(language: str, category: str, chosen: random.Random) -> list[dict[
             "Text Matching": (f"{passage} {other}", "same" if passage == other else "different"),
             "Stance Detection": (f"{passage} Claim: {other}", "agree" if passage == other else "disagree"),
         }
-        made.append({"input": texts[category][0], "output": [texts[category][1]]})
-    return made
+        rows.append({"input": texts[category][0], "output": [texts[category][1]]})
+    return rows
 
 
 def write_tasks(folder: Path) -> None:
