@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from skillshard.corpus import Corpus, PartitionReader, Sample
 from skillshard.shards.manifest import Manifest
 from skillshard.shards.read import ShardSet
@@ -169,6 +171,7 @@ def test_an_unknown_word_for_copies_is_refused(tmp_path: Path) -> None:
     assert outcome.code == 2 and "--copies" in outcome.err and "keep" in outcome.err and "drop" in outcome.err
 
 
+@pytest.mark.long
 def test_copies_of_a_real_corpus_are_counted_and_stand_on_one_side(
     real_corpus: tuple[str, Path], tmp_path: Path
 ) -> None:

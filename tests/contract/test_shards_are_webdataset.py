@@ -229,6 +229,7 @@ def check_the_whole_way(corpus: Path, out: Path, field: str, num_samples: int, n
     works("verify", out / "S")
 
 
+@pytest.mark.long
 def test_a_real_corpus_goes_the_whole_way(real_corpus: tuple[str, Path], tmp_path: Path) -> None:
     name, folder = real_corpus
     check_the_whole_way(folder, tmp_path, *REAL[name])

@@ -111,13 +111,15 @@ def check_resumed(run_dir: Path, *, num_generations: int = 1) -> None:
     assert not [*run_dir.glob("*.tmp"), *run_dir.glob("unfinished*")]
 
 
-LONG = {("trl_sft.py", 0), ("trl_sft.py", 1), ("huggingface_trainer.py", 1), ("lightning_trainer.py", 1)}
+LONG = {
+    (name, number) for name in ("trl_sft.py", "huggingface_trainer.py", "lightning_trainer.py") for number in (0, 1)
+}
 """Commands that take half a minute or more. Tests in tests/adapters kill and resume these trainers with smaller models."""
 UNINTERRUPTED = [
-    pytest.param(name, at, marks=[pytest.mark.long] if (name, at) in LONG else [])
+    pytest.param(name, number, marks=[pytest.mark.long] if (name, number) in LONG else [])
     for name in EXAMPLES
-    for at, _ in enumerate(commands(name))
-    if (name, at) not in GOES_ON_AFTER_CTRL_C and name not in OWN_CORPUS
+    for number, _ in enumerate(commands(name))
+    if (name, number) not in GOES_ON_AFTER_CTRL_C and name not in OWN_CORPUS
 ]
 
 
@@ -141,6 +143,7 @@ def test_an_example_runs_as_its_docstring_says_and_goes_on(
         assert max(numbers) == 20
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", OWN_CORPUS)
 def test_an_example_with_its_own_corpus_makes_the_corpus_and_goes_on_after_a_kill(
     shards: ShardSet, tmp_path: Path, name: str
@@ -263,7 +266,8 @@ def processes_with(text: str) -> list[int]:
 @pytest.mark.parametrize(
     ("name", "number"),
     [
-        *GOES_ON_AFTER_CTRL_C,
+        pytest.param("ddp.py", 0, marks=pytest.mark.long),
+        ("pytorch.py", 0),
         pytest.param("huggingface_trainer.py", 1, marks=pytest.mark.long),
         pytest.param("lightning_trainer.py", 1, marks=pytest.mark.long),
     ],

@@ -26,6 +26,7 @@ def skill_of_each_sample(tags: Tags) -> dict[str, str]:
     return {row.id: str(row.skill) for part in range(len(tags.manifest.parts)) for row in tags.rows(part)}
 
 
+@pytest.mark.long
 def test_the_script_proposes_a_number_clusters_again_with_another_and_names_the_skills(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     corpus, out = topic_corpus(tmp_path / "corpus", 240), tmp_path / "out"

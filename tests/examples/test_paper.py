@@ -42,6 +42,6 @@ def test_the_script_refuses_an_unknown_experiment_and_shows_its_commands(tmp_pat
         ([], "examples/paper/experiment.sh TASKS MODEL OUT stance-detection"),
     ):
         ended = subprocess.run(
-            [str(FOLDER / "experiment.sh"), *words], cwd=tmp_path, capture_output=True, text=True, timeout=60
+            [str(FOLDER / "experiment.sh"), *words], cwd=tmp_path, capture_output=True, text=True, timeout=240
         )
         assert ended.returncode == 2 and sentence in ended.stderr

@@ -90,7 +90,7 @@ def seen_in(folder: Path) -> dict[int, str]:
     return seen
 
 
-@pytest.mark.parametrize(("lag", "seed"), [(1, 0), (3, 1)])
+@pytest.mark.parametrize(("lag", "seed"), [(1, 0), pytest.param(3, 1, marks=pytest.mark.long)])
 def test_ranks_killed_at_random_draws_and_begun_again_as_others_read_the_one_stream(
     shards: ShardSet, tmp_path: Path, lag: int, seed: int
 ) -> None:
@@ -121,7 +121,7 @@ def test_ranks_killed_at_random_draws_and_begun_again_as_others_read_the_one_str
     assert sorted(seen) == list(range(len(seen))) and len(seen) >= DRAWS
     assert [seen[draw] for draw in range(len(seen))] == by_one_reader(shards, tmp_path / "alone", lag, len(seen))
     assert verify_ledger(DirectoryLedger(tmp_path / "run")) == []
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while marked(marker):
         assert time.monotonic() < end, "loader workers outlive their trainer"
         time.sleep(0.1)

@@ -14,6 +14,7 @@ from tests.fault.test_killed import kill_and_see_all_end, num_files, wait_until
 from tests.unit.test_loss_tagger import small_corpus
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_of_a_run_it_goes_on_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
     corpus, out = small_corpus(tmp_path / "corpus"), tmp_path / "killed"
     options = (
@@ -52,7 +53,7 @@ def test_killed_in_the_middle_of_a_run_it_goes_on_and_ends_in_the_same_bytes(tmp
     works("verify", out)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.long)])
 def test_killed_in_the_last_stage_it_scores_no_finished_rows_again_and_ends_in_the_same_bytes(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def test_a_fine_tuning_target_is_learned_from_itself_alone_or_with_what_comes_be
     assert weights["prerequisites"][0] == weights["prerequisites"][1] < weights["prerequisites"][2]
 
 
+@pytest.mark.long
 def test_a_short_run_trains_every_kind_of_method_and_leaves_a_table_and_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
