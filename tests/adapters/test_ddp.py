@@ -114,7 +114,7 @@ def test_a_job_that_was_resumed_elsewhere_stops_and_the_new_one_is_not_disturbed
     errors = []
     for process in old:
         try:
-            errors.append(process.communicate(timeout=60)[1])
+            errors.append(process.communicate(timeout=120)[1])
         except subprocess.TimeoutExpired:
             process.kill()
             errors.append(process.communicate()[1])

@@ -283,7 +283,7 @@ def test_workers_tokenize_where_the_environment_asks_for_threads(
         num_workers=2,
         collate_fn=collate_blocks,
         multiprocessing_context="fork",
-        timeout=60,
+        timeout=240,
     )
     batches = iter(loader)
     assert [next(batches)["input_ids"].tolist() for _ in range(3)] == places.blocks[:3]

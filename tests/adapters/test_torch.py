@@ -5,7 +5,6 @@ import itertools
 import json
 import pickle
 import random
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,19 +80,17 @@ def test_a_stateful_loader_goes_on_with_the_next_batch(
 
 
 def test_a_stateful_loader_resumes_in_the_same_time_at_any_draw(shards: ShardSet, tmp_path: Path) -> None:
-    """The state stays small, and a resume after ten million batches costs as much as after one batch."""
+    """The state stays small, and a resume after 10 ** 14 batches counts through no index, which would take years."""
     mixer = measured_mixer(shards, tmp_path, step_draws=BATCH)
     first = stateful(MixedDataset(mixer), 0)
     next(iter(first))
     state = first.state_dict()
-    far = 10_000_000
+    far = 10**14
     _move(state, far)
     assert len(json.dumps(state)) < 1_000
     loader = stateful(MixedDataset(mixer), 0)
     loader.load_state_dict(state)
-    begun = time.perf_counter()
     assert iter(loader)._next_index() == list(range(far * BATCH, (far + 1) * BATCH))
-    assert time.perf_counter() - begun < 1.0  # counting through 80 million indices takes several seconds
 
 
 def test_workers_resume_far_ahead_too(shards: ShardSet, tmp_path: Path) -> None:
@@ -340,8 +337,8 @@ def test_a_static_stream_that_ends_has_its_true_length(
     "make",
     [
         RandomSampler,
-        lambda one: DistributedSampler(one, 2, 0),
-        lambda one: DistributedSampler(one, 2, 1, shuffle=False),
+        lambda dataset: DistributedSampler(dataset, 2, 0),
+        lambda dataset: DistributedSampler(dataset, 2, 1, shuffle=False),
     ],
 )
 def test_samplers_of_a_stream_with_a_length_are_refused_at_the_first_batch(

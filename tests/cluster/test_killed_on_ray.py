@@ -8,7 +8,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -198,7 +197,6 @@ def test_a_job_of_several_stages_runs_on_two_nodes_from_a_working_directory_that
     write_pipeline(base, tmp_path / "work", folder / "pipeline.yaml")
     ray = Path(sys.executable).with_name("ray")
     submit = [ray, "job", "submit", "--address", cluster[1], "--working-dir", ".", "--"]
-    began_s = time.monotonic()
     submitted = subprocess.run(
         [*submit, sys.executable, "jobs/pipeline.py", "pipeline.yaml"],
         cwd=folder,
@@ -208,5 +206,4 @@ def test_a_job_of_several_stages_runs_on_two_nodes_from_a_working_directory_that
         check=False,
     )
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
-    assert time.monotonic() - began_s < HUNG_S
     check_pipeline(base, tmp_path / "work")

@@ -25,6 +25,7 @@ from tests.conftest import lines, sample, samples, tree
 
 GOOD = samples(add=12, carry=8)
 FIELD = ("--field", "meta.skill", "--workers", 1)
+SET_ALL_ASIDE = ("--on-bad-sample", "set-aside", "--max-set-aside", "1")
 SET_ASIDE = "--on-bad-sample set-aside"
 
 # ------------------------------------------------------------------------------------------------------ bad samples
@@ -302,10 +303,7 @@ def test_a_corpus_without_one_good_sample_is_an_error_even_where_bad_ones_are_se
         "--out",
         tmp_path / "T",
         *FIELD,
-        "--on-bad-sample",
-        "set-aside",
-        "--max-set-aside",
-        "1",
+        *SET_ALL_ASIDE,
     )
     assert sentence.startswith("no sample could be tagged: 2 rows were set aside (malformed-json 2).")
 
@@ -579,7 +577,7 @@ def begin_without_end(tmp_path: Path) -> tuple[object, ...]:
 
 def test_work_with_finished_tasks_is_not_thrown_away_by_another_command(tmp_path: Path) -> None:
     command = begin_without_end(tmp_path)
-    sentence = fails(*command, *FIELD, "--on-bad-sample", "set-aside", "--max-set-aside", "1")
+    sentence = fails(*command, *FIELD, *SET_ALL_ASIDE)
     assert "was begun with other inputs or arguments" in sentence and "remove" in sentence
 
 
@@ -679,10 +677,7 @@ def test_a_lost_rejected_file_is_found(tmp_path: Path) -> None:
         "--out",
         tmp_path / "T",
         *FIELD,
-        "--on-bad-sample",
-        "set-aside",
-        "--max-set-aside",
-        "1",
+        *SET_ALL_ASIDE,
     )
     works("shard", tmp_path / "a.jsonl", "--tags", tmp_path / "T", "--out", tmp_path / "S", "--workers", 1)
     for folder in ("T", "S"):
@@ -753,5 +748,5 @@ def test_the_stream_is_written_to_devices_and_pipes_and_they_stay_what_they_are(
     reader = subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE)
     assert works("mix", shards.root, "--draws", 5, "--out", tmp_path / "pipe") == ""
     works("mix", shards.root, "--draws", 5, "--out", tmp_path / "file")
-    assert reader.communicate(timeout=20)[0] == (tmp_path / "file").read_bytes()
+    assert reader.communicate(timeout=120)[0] == (tmp_path / "file").read_bytes()
     assert (tmp_path / "pipe").is_fifo()

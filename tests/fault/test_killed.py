@@ -103,7 +103,7 @@ def num_files(folder: Path) -> int:
     return sum(len(files) for _, _, files in os.walk(folder))
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 120) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, f"waited {timeout_s} s"
@@ -223,7 +223,7 @@ def test_a_worker_that_is_killed_is_replaced(verb: str, base: Path, tmp_path: Pa
 
 # ----------------------------------------------------------------------------------------------- the seam by itself
 
-WORK = '''
+SQUARE = '''
 import os, signal
 from pathlib import Path
 
@@ -235,19 +235,21 @@ def square(number, folder, deaths):
     if len(tries.read_text()) <= deaths:
         os.kill(os.getpid(), signal.SIGKILL)
     return {"square": number * number}
-
+'''
+"""A module of a function that workers import."""
+FAIL = """
 def fail(number, folder, deaths):
     with (Path(folder) / str(number)).open("a") as file:
         file.write(".")
     raise OSError(5, "Input/output error")
-'''
+"""
 
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Write a module of functions that the workers can import."""
     (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "work_that_dies.py").write_text(WORK)
+    (tmp_path / "modules" / "work_that_dies.py").write_text(SQUARE + FAIL)
     (tmp_path / "tries").mkdir()
     monkeypatch.syspath_prepend(tmp_path / "modules")
     sys.modules.pop("work_that_dies", None)

@@ -54,11 +54,11 @@ def start(code: str, *arguments: object) -> "subprocess.Popen[str]":
 
 
 def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     return process.returncode, out, err
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 20) -> None:
+def wait_until(condition: Callable[[], object], timeout_s: float = 120) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, f"waited {timeout_s} s"
@@ -137,7 +137,7 @@ while not any(name.endswith(".part") and os.path.getsize(f"{sys.argv[2]}/{name}"
     time.sleep(0.01)
 child = os.fork()
 if not child:
-    time.sleep(30)
+    time.sleep(3600)
     os._exit(0)
 print(child, flush=True)
 os._exit(0)
@@ -154,10 +154,9 @@ def test_a_forked_child_does_not_hold_the_claims_of_its_dead_parent(
     child = int(process.stdout.readline())
     process.wait()
     server.faults = lambda path, nth: None
-    started_s = time.monotonic()
     try:
+        # The child lives for an hour, so a claim that it held would keep the reading from its end.
         assert texts(ShardSet.open(place, cache=tmp_path)) == texts(shards)
-        assert time.monotonic() - started_s < 15
     finally:
         os.kill(child, signal.SIGKILL)
         process.stdout.close()

@@ -24,7 +24,7 @@ def test_the_path_in_a_bucket_is_what_pyarrow_says(place: str) -> None:
 
 def test_files_of_a_bucket_share_a_client_and_other_keys_do_not() -> None:
     with ThreadPoolExecutor(8) as threads:
-        same = list(threads.map(lambda at: places.filesystem(f"s3://two/{at}.tar{QUERY}")[0], range(64)))
+        same = list(threads.map(lambda number: places.filesystem(f"s3://two/{number}.tar{QUERY}")[0], range(64)))
     assert all(client is same[0] for client in same)
     assert places.filesystem(f"s3://KEY:SECRET@two/0.tar{QUERY}")[0] is not same[0]
     assert places.filesystem(f"s3://two/0.tar{QUERY}&allow_bucket_creation=true")[0] is not same[0]

@@ -39,7 +39,7 @@ def local(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> list[tu
     return stream(shards, tmp_path_factory.mktemp("ledger"))
 
 
-def nothing_is_left_over(cache: Path, timeout_s: float = 20) -> bool:
+def nothing_is_left_over(cache: Path, timeout_s: float = 120) -> bool:
     """Return whether no download is under way. A thread that reads ahead may be about to find the file of another thread."""
     end = time.monotonic() + timeout_s
     while any(path.suffix == cache_module.PART for path in cache.iterdir()):

@@ -438,8 +438,8 @@ with bars.Bars() as shown, shown.working("verifying"):
 """
     subprocess.run([sys.executable, "-c", code], check=True)
     shown = capfd.readouterr().err.splitlines()
-    assert len(shown) >= 3 and any(re.fullmatch(r"verifying: \d+ % in \d s, about \d s left", line) for line in shown)
-    assert re.fullmatch(r"verifying: \d s", shown[-1])
+    assert len(shown) >= 3 and any(re.fullmatch(r"verifying: \d+ % in \d+ s, about \d+ s left", line) for line in shown)
+    assert re.fullmatch(r"verifying: \d+ s", shown[-1])
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_an_example_without_its_extra_names_it(name: Path) -> None:
         f"import runpy, sys; sys.path.insert(0, {str(REPOSITORY)!r}); from tests.unit.bare import Blocked; "
         f"sys.meta_path.insert(0, Blocked([{blocked}])); runpy.run_path({str(name)!r})"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     if name.name == "plain_numpy.py":
         assert ended.returncode == 0, ended.stderr
     else:

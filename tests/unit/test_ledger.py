@@ -405,13 +405,13 @@ def test_a_flush_returns_only_after_the_flush_of_another_thread(
 
     def slow_sync(path: Path) -> None:
         begun.set()
-        assert may_end.wait(10)
+        assert may_end.wait(120)
         synced.append(path.name)
 
     monkeypatch.setattr("skillshard.storage.sync", slow_sync)
     first = threading.Thread(target=ledger.flush)
     first.start()
-    assert begun.wait(10)
+    assert begun.wait(120)
     second = threading.Thread(target=ledger.flush)
     second.start()
     second.join(0.2)
