@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from skillshard.cli import main
+from tests.conftest import samples, write_corpus
 
 
 class Outcome(NamedTuple):
@@ -54,6 +55,14 @@ def works(*arguments: object) -> str:
     outcome = skillshard(*arguments)
     assert outcome.code == 0, outcome
     return outcome.out
+
+
+def write_artefacts(folder: Path) -> Path:
+    """Write a corpus of 20 samples as C, its tags as T and its shards as S, and return the directory."""
+    write_corpus(folder / "C", samples(add=12, carry=8))
+    works("tag", "metadata", folder / "C", "--out", folder / "T", "--field", "meta.skill", "--workers", 1)
+    works("shard", folder / "C", "--tags", folder / "T", "--out", folder / "S", "--workers", 1, "--holdout", 0.2)
+    return folder
 
 
 def start(*arguments: object, marker: str = "", env_changes: Mapping[str, str | None] = {}) -> "subprocess.Popen[str]":

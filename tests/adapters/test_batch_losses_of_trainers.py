@@ -65,6 +65,27 @@ def test_the_trainer_of_transformers_reports_the_losses_of_its_batches(
         assert losses == pytest.approx(measured_in_run(shards, tmp_path / "run", draws), rel=1e-5)
 
 
+def hf_trainer(stream: Any, model: Any, collator: Any, folder: Path, *, every_steps: int) -> HfTrainer:
+    """Make a trainer of three steps that do not change the model."""
+    return HfTrainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(folder / "out"),
+            max_steps=3,
+            learning_rate=0.0,
+            per_device_train_batch_size=BATCH,
+            remove_unused_columns=False,
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+            report_to="none",
+        ),
+        train_dataset=hf.WholeStream(stream),
+        data_collator=collator,
+        callbacks=[hf.MixerCallback(stream, every_steps=every_steps)],
+    )
+
+
 BLOCK_COLUMNS = ("input_ids", "labels", "skill", "segment_ids")
 
 
@@ -76,24 +97,7 @@ def test_the_trainer_of_transformers_reports_the_losses_of_packed_blocks(
 ) -> None:
     packed = live_packed(blocks, tmp_path / "run", step_blocks=BATCH)
     model = without_dropout()
-    trainer = HfTrainer(
-        model=model,
-        args=TrainingArguments(
-            output_dir=str(tmp_path / "out"),
-            max_steps=3,
-            learning_rate=0.0,
-            per_device_train_batch_size=BATCH,
-            remove_unused_columns=False,
-            save_strategy="no",
-            use_cpu=True,
-            disable_tqdm=True,
-            report_to="none",
-        ),
-        train_dataset=hf.WholeStream(packed),
-        data_collator=collator,
-        callbacks=[hf.MixerCallback(packed, every_steps=3)],
-    )
-    trainer.train()
+    hf_trainer(packed, model, collator, tmp_path, every_steps=3).train()
     ((_, losses),) = reported(tmp_path / "run")
     assert losses == pytest.approx(measured_in_blocks(packed, model, num_batches=3), rel=1e-5)
 
@@ -230,21 +234,6 @@ def test_a_collator_without_skills_is_refused_in_a_sentence(shards: ShardSet, tm
         ids = torch.tensor([[1, 2, 3]] * len(items))
         return {"input_ids": ids, "labels": ids}
 
-    trainer = HfTrainer(
-        model=without_dropout(),
-        args=TrainingArguments(
-            output_dir=str(tmp_path / "out"),
-            max_steps=2,
-            per_device_train_batch_size=BATCH,
-            remove_unused_columns=False,
-            save_strategy="no",
-            use_cpu=True,
-            disable_tqdm=True,
-            report_to="none",
-        ),
-        train_dataset=hf.WholeStream(mixer),
-        data_collator=collate,
-        callbacks=[hf.MixerCallback(mixer, every_steps=5)],
-    )
+    trainer = hf_trainer(mixer, without_dropout(), collate, tmp_path, every_steps=5)
     with pytest.raises(PolicyError, match="a training batch has no skill: give data_collator=causal_lm_collator"):
         trainer.train()

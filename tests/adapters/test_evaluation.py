@@ -61,7 +61,7 @@ def test_the_standard_error_is_what_repeated_sampling_shows(reduction: Reduction
         nats = lengths * 2.0 + rng.normal(0, 3, 50) * np.sqrt(lengths) / 3
         texts = {f"{number:02d}" + "x" * (length - 2): nats[number] for number, length in enumerate(lengths)}
         loss = losses_per_skill(
-            lambda some, known=texts: ([known[text] for text in some], [len(text) for text in some]),
+            lambda few, known=texts: ([known[text] for text in few], [len(text) for text in few]),
             {"add": samples(list(texts))},
             max_samples=50,
             batch_size=7,

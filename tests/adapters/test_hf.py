@@ -253,16 +253,16 @@ def test_the_whole_stream_has_no_length(shards: ShardSet, tmp_path: Path) -> Non
     asking: list[Callable[[Any], Any]] = [
         len,
         list,
-        lambda given: len(DataLoader(given, batch_size=BATCH)),
-        lambda given: len(prepare_data_loader(DataLoader(given, batch_size=BATCH), put_on_device=False)),
-        lambda given: len(
-            prepare_data_loader(DataLoader(given, batch_size=BATCH), put_on_device=True, dispatch_batches=True)
+        lambda dataset: len(DataLoader(dataset, batch_size=BATCH)),
+        lambda dataset: len(prepare_data_loader(DataLoader(dataset, batch_size=BATCH), put_on_device=False)),
+        lambda dataset: len(
+            prepare_data_loader(DataLoader(dataset, batch_size=BATCH), put_on_device=True, dispatch_batches=True)
         ),
-        lambda given: DataLoader(given, batch_size=BATCH, shuffle=True),
-        lambda given: RandomSampler(given),
-        lambda given: random_split(given, [0.9, 0.1]),
-        lambda given: ConcatDataset([given, given]),
-        lambda given: LengthGroupedSampler(BATCH, dataset=given, model_input_name="text"),
+        lambda dataset: DataLoader(dataset, batch_size=BATCH, shuffle=True),
+        lambda dataset: RandomSampler(dataset),
+        lambda dataset: random_split(dataset, [0.9, 0.1]),
+        lambda dataset: ConcatDataset([dataset, dataset]),
+        lambda dataset: LengthGroupedSampler(BATCH, dataset=dataset, model_input_name="text"),
     ]
     for ask in asking:
         with pytest.raises(LengthError, match=r"^WholeStream"):

@@ -62,7 +62,10 @@ def fit(
         accelerator="cpu",
         max_steps=steps,
         accumulate_grad_batches=ACCUMULATED,
-        callbacks=[MixerCallback(reports_to or mixer, lambda one: losses_at(one.global_step), every_steps=5), keep],
+        callbacks=[
+            MixerCallback(reports_to or mixer, lambda module: losses_at(module.global_step), every_steps=5),
+            keep,
+        ],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -120,7 +123,7 @@ def trainer_with(mixer: Mixer, **limits: Any) -> Trainer:
     return Trainer(
         accelerator="cpu",
         **limits,
-        callbacks=[MixerCallback(mixer, lambda one: losses_at(one.global_step), every_steps=5)],
+        callbacks=[MixerCallback(mixer, lambda module: losses_at(module.global_step), every_steps=5)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -91,9 +91,9 @@ def resumed(source: Source, folder: Path, kind: str) -> list[list[Any]]:
     """Train up to step 7, resume from the checkpoint of step 4, and return the items of every step."""
     Logging.log = folder / "rank-0.jsonl"
     for stop_at in (7, STEPS):
-        made = trainer(stream_of(source, folder / "run", kind, 1), folder, kind, steps=STEPS)
-        made.add_callback(Stop(stop_at))
-        made.train(resume_from_checkpoint=str(folder / "out" / "checkpoint-4") if stop_at == STEPS else None)
+        first_trainer = trainer(stream_of(source, folder / "run", kind, 1), folder, kind, steps=STEPS)
+        first_trainer.add_callback(Stop(stop_at))
+        first_trainer.train(resume_from_checkpoint=str(folder / "out" / "checkpoint-4") if stop_at == STEPS else None)
     return trained(folder, world_size=1, accumulated=ACCUMULATED)
 
 

@@ -44,7 +44,9 @@ class LoggingTrainer(SFTTrainer):
         decode = chat_tokenizer().decode
         mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
         rows = zip(inputs["input_ids"], mask, inputs["labels"], strict=True)
-        items = [[decode(ids[kept == 1]), decode(learned[learned >= 0])] for ids, kept, learned in rows]
+        items = [
+            [decode(ids[completion_mask == 1]), decode(learned[learned >= 0])] for ids, completion_mask, learned in rows
+        ]
         write_line(Logging.log, {"items": items})
         return super().training_step(model, inputs, num_items_in_batch)
 
@@ -96,8 +98,8 @@ def main(source: Source, folder: Path, steps: int, kind: str, kill_at: int) -> N
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     Logging.log = folder / f"rank-{rank}.jsonl"
     stream = stream_of(source, folder / "run", kind, world_size)
-    made = trainer(stream, folder, kind, steps=steps, kill_at=kill_at)
-    made.train(resume_from_checkpoint=last_checkpoint(folder / "out"))
+    sft_trainer = trainer(stream, folder, kind, steps=steps, kill_at=kill_at)
+    sft_trainer.train(resume_from_checkpoint=last_checkpoint(folder / "out"))
     if world_size > 1:
         torch.distributed.barrier()
         os._exit(0)  # with the group alive, torch 2.13 sometimes aborts at interpreter exit ("terminate called ...")

@@ -56,8 +56,8 @@ def test_euclidean_clusters_are_means_and_score_by_squared_distances(
     # A sample smaller than the corpus, so that steps over all rows run too.
     monkeypatch.setattr(kmeans, "MIN_SAMPLE", 60)
     monkeypatch.setattr(kmeans, "POINTS_PER_CLUSTER", 1)
-    kept = ("--from", root / "E") if takes_kept_embeddings else ()
-    command = ("tag", "embedding", root / "C", *BY, *CUT, "--skills", 5, "--distance", "euclidean", *kept)
+    embeddings = ("--from", root / "E") if takes_kept_embeddings else ()
+    command = ("tag", "embedding", root / "C", *BY, *CUT, "--skills", 5, "--distance", "euclidean", *embeddings)
     works(*command, "--out", tmp_path / "T")
     model, tags = taggers.SavedClusters.open(tmp_path / "T"), Tags.open(tmp_path / "T")
     assert not model.clusters.spherical
@@ -254,8 +254,8 @@ def test_kept_embeddings_give_the_clusters_that_encoding_again_would_give(root: 
     again = ("tag", "embedding", root / "C", *BY, *CUT, "--skills", 3)
     works(*again, "--out", tmp_path / "encoded")
     works(*again, "--from", root / "E", "--out", tmp_path / "kept")
-    encoded, kept = tree(tmp_path / "encoded"), tree(tmp_path / "kept")
-    assert {name: data for name, data in kept.items() if name != "tags.json"} == {
+    encoded, reused = tree(tmp_path / "encoded"), tree(tmp_path / "kept")
+    assert {name: data for name, data in reused.items() if name != "tags.json"} == {
         name: data for name, data in encoded.items() if name != "tags.json"
     }
     works("verify", tmp_path / "kept")

@@ -70,11 +70,11 @@ def test_a_mix_has_the_same_texts_and_fields_in_both_layouts(both: dict[str, Sha
         )
         batches[name] = [mixer.batch(first, 64) for first in range(0, 1024, 64)]
         places = [mixer.find(np.arange(first, first + 100)) for first in (0, 300)]
-        batches[f"{name} at places"] = [mixer.samples.cut(found) for found in places]
-        assert [len(mixer.samples.metas(found)) for found in places] == [100, 100]
-    for one, other in (("pairs", "compact"), ("pairs at places", "compact at places")):
+        batches[f"{name} at places"] = [mixer.samples.cut(drawn) for drawn in places]
+        assert [len(mixer.samples.metas(drawn)) for drawn in places] == [100, 100]
+    for layouts in (("pairs", "compact"), ("pairs at places", "compact at places")):
         for name in ("text", "skill", "draw", "id", "meta.skill"):
-            columns = [[list(batch.columns()[name]) for batch in batches[layout]] for layout in (one, other)]
+            columns = [[list(batch.columns()[name]) for batch in batches[layout]] for layout in layouts]
             assert columns[0] == columns[1]
 
 

@@ -246,7 +246,9 @@ def test_a_corpus_without_ids_gets_the_place_of_each_row(write: Writer, tmp_path
 @FORMATS
 def test_a_partition_survives_json(write: Writer, tmp_path: Path) -> None:
     write(tmp_path, SAMPLES)
-    for partition in Corpus.open(tmp_path).partitions(partition_bytes=300):
+    partitions = list(Corpus.open(tmp_path).partitions(partition_bytes=300))
+    assert partitions
+    for partition in partitions:
         assert Partition.from_json(orjson.loads(orjson.dumps(partition.to_json()))) == partition
 
 

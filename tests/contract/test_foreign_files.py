@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import fails, skillshard, works
-from tests.conftest import samples, write_corpus
+from tests.commands import fails, skillshard, write_artefacts
 
 CONTENTS: dict[str, bytes] = {
     "nothing": b"",
@@ -27,11 +26,7 @@ CONTENTS: dict[str, bytes] = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("foreign")
-    write_corpus(folder / "C", samples(add=12, carry=8))
-    works("tag", "metadata", folder / "C", "--out", folder / "T", "--field", "meta.skill", "--workers", 1)
-    works("shard", folder / "C", "--tags", folder / "T", "--out", folder / "S", "--workers", 1, "--holdout", 0.2)
-    return folder
+    return write_artefacts(tmp_path_factory.mktemp("foreign"))
 
 
 Command = Callable[[Path, Path, Path], tuple[object, ...]]

@@ -68,7 +68,9 @@ def items(corpus: Corpus, reading: CorpusReading, limit: int | None = None) -> l
 @pytest.mark.parametrize("max_sample_bytes", [16 << 20, 10_000])
 def test_the_rows_of_every_format_are_counted_as_the_readers_give_them(mixed: Corpus, max_sample_bytes: int) -> None:
     reading = mixed.reading(max_sample_bytes)
-    for partition in mixed.partitions(partition_bytes=PARTITION_BYTES, packing=None):
+    partitions = list(mixed.partitions(partition_bytes=PARTITION_BYTES, packing=None))
+    assert len(partitions) >= len(mixed.files)
+    for partition in partitions:
         (stretch,) = partition.stretches
         num_items = len(list(read_partition(partition, reading)))
         assert count_rows(stretch, reading, most=1_000_000) == num_items, stretch

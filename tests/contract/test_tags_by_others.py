@@ -296,9 +296,9 @@ def test_a_classifier_tags_by_its_most_probable_class(corpus: Path, classifier_m
 def test_a_batch_of_one_text_gives_the_same_classes(corpus: Path, classifier_model: Path) -> None:
     records = topic_samples(40, seed=3)
     batch = [Sample(record["id"], record["text"], record["meta"]) for record in records]
-    one, many = (taggers.classifier(str(classifier_model), device="cpu", batch_size=size) for size in (1, 16))
-    assert isinstance(one, Tagger) and isinstance(many, Tagger)
-    pairs = list(zip(one.tag(batch), many.tag(batch), strict=True))
+    single, many = (taggers.classifier(str(classifier_model), device="cpu", batch_size=size) for size in (1, 16))
+    assert isinstance(single, Tagger) and isinstance(many, Tagger)
+    pairs = list(zip(single.tag(batch), many.tag(batch), strict=True))
     assert all(left.skill == right.skill for left, right in pairs if isinstance(left, Tag) and isinstance(right, Tag))
     assert all(abs(left.score - right.score) < 1e-4 for left, right in pairs)  # type: ignore[union-attr]
 

@@ -326,7 +326,8 @@ def check_table(place: Path, num_rows: int, text_field: str, num_topics: int) ->
 def test_a_generated_table_is_read_whole(tmp_path: Path) -> None:
     """A twin of the real tables: quotes, quotes inside quotes, line breaks inside quotes, and fields without quotes."""
     rows = [
-        f"plain {at},topic {at % 7}\n" if at % 3 else f'"say ""{at}"",\nplease",topic {at % 7}\n' for at in range(3000)
+        f"plain {number},topic {number % 7}\n" if number % 3 else f'"say ""{number}"",\nplease",topic {number % 7}\n'
+        for number in range(3000)
     ]
     (tmp_path / "train.csv").write_text("text,category\n" + "".join(rows))
     check_table(tmp_path / "train.csv", 3000, "text", 7)
@@ -500,10 +501,14 @@ def test_folders_named_by_hive_give_fields_in_every_format(tmp_path: Path) -> No
 
 # ------------------------------------------------------------------------------------------------------------- damage
 
-DOCUMENT = json.dumps([{"id": at, "text": f"text {at} é", "meta": {"n": [at]}} for at in range(30)], indent=1).encode()
-TASKS = json.dumps({"a": {"x": 1}, "rows": [{"id": at, "text": f"t{at}"} for at in range(30)], "b": [2]}).encode()
-TABLE = b"id,text,topic\n" + b"".join(b'%d,"text, ""%d""\nline",t\n' % (at, at) for at in range(30))
-LINES = b"".join(b"line %d \xc3\xa9\r\n" % at for at in range(60))
+DOCUMENT = json.dumps(
+    [{"id": number, "text": f"text {number} é", "meta": {"n": [number]}} for number in range(30)], indent=1
+).encode()
+TASKS = json.dumps(
+    {"a": {"x": 1}, "rows": [{"id": number, "text": f"t{number}"} for number in range(30)], "b": [2]}
+).encode()
+TABLE = b"id,text,topic\n" + b"".join(b'%d,"text, ""%d""\nline",t\n' % (number, number) for number in range(30))
+LINES = b"".join(b"line %d \xc3\xa9\r\n" % number for number in range(60))
 WHOLE_FILES: list[tuple[str, bytes, FileLayout]] = [
     ("a.json", DOCUMENT, FileLayout()),
     ("b.json", TASKS, FileLayout(rows="rows")),
@@ -512,7 +517,7 @@ WHOLE_FILES: list[tuple[str, bytes, FileLayout]] = [
     ("a.tsv", TABLE.replace(b",", b"\t"), FileLayout()),
     ("a.txt", LINES, FileLayout()),
     ("b.txt", LINES, FileLayout(text_files="lines")),
-    ("a.wet", wet(*(b"text %d \xc3\xa9" % at for at in range(20))), FileLayout()),
+    ("a.wet", wet(*(b"text %d \xc3\xa9" % number for number in range(20))), FileLayout()),
 ]
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,

@@ -123,7 +123,7 @@ def shard_rows(
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenSet]:
+def set_of_ids(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenSet]:
     folder = tmp_path_factory.mktemp("ids")
     shards = shard_rows(folder, ROWS)
     return shards, write_tokens(shards, None, folder / "tokens", backend=HERE)
@@ -253,9 +253,9 @@ def test_a_vocabulary_beyond_16_bits_keeps_32_bits_and_a_separator_is_an_id(tmp_
 
 
 def test_blocks_of_one_skill_and_counts_alone_work_without_a_tokenizer(
-    kept: tuple[ShardSet, TokenSet], tmp_path: Path
+    set_of_ids: tuple[ShardSet, TokenSet], tmp_path: Path
 ) -> None:
-    shards, tokens = kept
+    shards, tokens = set_of_ids
     unit: dict[str, Any] = {"block_tokens": 32, "separator": "0"}
     mixer = Mixer(shards, proportional(), ledger=tmp_path / "run", round_draws=20, unit="blocks", tokens=tokens, **unit)
     batch = PackedTokens(mixer, tokens, packing="skill", **unit).batch(0, 4)
@@ -293,8 +293,8 @@ def test_two_corpora_of_a_corpus_file_have_one_vocabulary_and_a_corpus_without_l
         Corpus.open(tmp_path / "corpus.yaml").reading()
 
 
-def test_appended_ids_continue_a_set_of_ids_alone(kept: tuple[ShardSet, TokenSet], tmp_path: Path) -> None:
-    shards, _ = kept
+def test_appended_ids_continue_a_set_of_ids_alone(set_of_ids: tuple[ShardSet, TokenSet], tmp_path: Path) -> None:
+    shards, _ = set_of_ids
     new = [row_of(number, "new-") for number in range(100, 130)]
     (tmp_path / "new").mkdir()
     write_jsonl(tmp_path / "new", new)
@@ -497,9 +497,9 @@ def test_the_mapping_of_ids_is_recorded_and_read_again() -> None:
 
 
 def test_tokens_of_texts_and_of_ids_are_not_mixed_up(
-    kept: tuple[ShardSet, TokenSet], shards: ShardSet, tmp_path: Path
+    set_of_ids: tuple[ShardSet, TokenSet], shards: ShardSet, tmp_path: Path
 ) -> None:
-    of_ids, _ = kept
+    of_ids, _ = set_of_ids
     cases: list[tuple[ShardSet, Any, dict[str, Any], str]] = [
         (of_ids, "tokenizer.json", {}, "are token ids, and a tokenizer reads texts"),
         (shards, None, {}, "are texts: give `tokenizer`"),
@@ -519,7 +519,7 @@ def test_tokens_of_texts_and_of_ids_are_not_mixed_up(
     ):
         write_tokens(of_ids, None, tmp_path / "T", vocab_size=40_000, backend=HERE)
     with pytest.raises(TokensError, match=r"and no tokenizer. Use the tokenizer that made the ids"):
-        _ = kept[1].tokenizer
+        _ = set_of_ids[1].tokenizer
 
 
 def test_ids_without_a_known_vocabulary_need_its_size(tmp_path: Path) -> None:
@@ -595,9 +595,9 @@ def test_peek_names_the_rows_whose_labels_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_workers_and_the_parts_of_an_array_write_the_same_tokens(
-    kept: tuple[ShardSet, TokenSet], tmp_path: Path
+    set_of_ids: tuple[ShardSet, TokenSet], tmp_path: Path
 ) -> None:
-    shards, tokens = kept
+    shards, tokens = set_of_ids
     command = ("tokens", shards.root, "--from-ids", "--out")
     works(*command, tmp_path / "two", "--workers", 2)
     for part in (2, 1, 3):

@@ -201,12 +201,12 @@ def test_a_text_of_the_parents_holdout_goes_to_the_holdout_and_copies_are_droppe
 ) -> None:
     old = records_of([("a", f"text {number}") for number in range(40)], "old")
     parent = write_shards(*tagged(tmp_path / "old", old), tmp_path / "S", holdout=0.3, copies="drop", backend=HERE)
-    kept = write_shards(*tagged(tmp_path / "kept", old), tmp_path / "K", holdout=0.3, backend=HERE)
+    whole = write_shards(*tagged(tmp_path / "kept", old), tmp_path / "K", holdout=0.3, backend=HERE)
     new = records_of([("b", f"TEXT  {number}") for number in range(40)] + [("b", "another")], "new")
     source = tagged(tmp_path / "new", new)
-    last = appended(kept, source, tmp_path / "L")
+    last = appended(whole, source, tmp_path / "L")
     assert {sample.text for sample in last.holdout["b"]} >= {
-        sample.text.upper().replace(" ", "  ") for sample in kept.holdout["a"]
+        sample.text.upper().replace(" ", "  ") for sample in whole.holdout["a"]
     }
     dropped = appended(parent, source, tmp_path / "D")
     assert [sample.text for skills in (dropped.train, dropped.holdout) for sample in skills.get("b", [])] == ["another"]

@@ -31,12 +31,12 @@ def test_a_resume_where_the_clock_stands_changes_no_position(
 def test_a_run_of_several_step_sizes_is_at_the_sum_of_what_its_steps_took(
     stretches: list[tuple[int, int]], size: int
 ) -> None:
-    clock, step, taken = Clock(DRAWS, None), 0, 0
+    clock, step, num_draws = Clock(DRAWS, None), 0, 0
     for step_size, num_steps in stretches:
-        clock = replace(clock, step_size=step_size).resumed(step, taken)
-        step, taken = step + num_steps, taken + num_steps * step_size
-        assert clock.position_at(step) == taken
-    assert replace(clock.resumed(step, taken), step_size=size).position_at(step + 1) == taken + size
+        clock = replace(clock, step_size=step_size).resumed(step, num_draws)
+        step, num_draws = step + num_steps, num_draws + num_steps * step_size
+        assert clock.position_at(step) == num_draws
+    assert replace(clock.resumed(step, num_draws), step_size=size).position_at(step + 1) == num_draws + size
 
 
 @given(SIZES, STEPS, STEPS)

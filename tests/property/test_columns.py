@@ -41,29 +41,35 @@ lines = st.lists(good | shaped | st.sampled_from(ODD), min_size=1, max_size=5)
 blocks = st.lists(lines, min_size=1, max_size=4)
 
 
-def outcomes_of(data: list[bytes], field: str, *, as_columns: bool) -> tuple[list[Any], int]:
+def rows_of(reader: PartitionReader, field: str, *, as_columns: bool) -> tuple[list[Any], int]:
     """Return id, size of the text and skill of each row or the reason against it, and the number of rows read as columns."""
     tagger = taggers.metadata(field)
-    read: list[Any] = []
+    rows_read: list[Any] = []
     num_in_columns = 0
+    for rows in reader.blocks_or_columns(MetaField.of(field) if as_columns else None):
+        if isinstance(rows, SampleColumns):
+            num_in_columns += rows.num_rows
+            rows_read += zip(*rows, strict=True)
+            continue
+        for row in rows:
+            if isinstance(row, Rejection):
+                rows_read.append(row)
+                continue
+            (outcome,) = tagger.tag([row])
+            skill = outcome.skill if isinstance(outcome, Tag) else outcome
+            rows_read.append((row.id, len(row.text.encode()), skill))
+    return rows_read, num_in_columns
+
+
+def outcomes_of(data: list[bytes], field: str, *, as_columns: bool) -> tuple[list[Any], int]:
+    """Return the rows with their number and digests, and the number of rows read as columns."""
     with tempfile.TemporaryDirectory() as folder:
         for number, block in enumerate(data):  # a block for each file, and the files share a partition
             (Path(folder) / f"{number}.jsonl").write_bytes(block)
         (partition,) = Corpus.open(folder).partitions()
         reader = PartitionReader(partition)
-        for rows in reader.blocks_or_columns(MetaField.of(field) if as_columns else None):
-            if isinstance(rows, SampleColumns):
-                num_in_columns += rows.num_rows
-                read += zip(*rows, strict=True)
-                continue
-            for row in rows:
-                if isinstance(row, Rejection):
-                    read.append(row)
-                    continue
-                (outcome,) = tagger.tag([row])
-                skill = outcome.skill if isinstance(outcome, Tag) else outcome
-                read.append((row.id, len(row.text.encode()), skill))
-        return [read, reader.num_rows(), reader.digests()], num_in_columns
+        rows, num_in_columns = rows_of(reader, field, as_columns=as_columns)
+        return [rows, reader.num_rows(), reader.digests()], num_in_columns
 
 
 @settings(max_examples=300, deadline=None)

@@ -145,11 +145,13 @@ def test_every_epoch_has_every_sample_once_and_no_skipped_sample_is_drawn(
 
 def joined(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Join neighbouring parts."""
-    one: list[tuple[int, int]] = []
+    stretches: list[tuple[int, int]] = []
     for first, end in parts:
-        one, begin = (one[:-1], one[-1][0]) if one and one[-1][1] == first else (one, first)
-        one = [*one, (begin, end)]
-    return one
+        stretches, begin = (
+            (stretches[:-1], stretches[-1][0]) if stretches and stretches[-1][1] == first else (stretches, first)
+        )
+        stretches = [*stretches, (begin, end)]
+    return stretches
 
 
 @given(st.integers(1, 40), st.integers(0, 40), st.integers(1, 40))

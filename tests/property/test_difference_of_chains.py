@@ -103,8 +103,8 @@ def test_the_first_other_sample_of_a_run_and_of_its_continuation_is_that_of_thei
     ids = [ids_of(own, shards, num) for own in records]
     expected = next((draw for draw in range(num) if ids[0][draw] != ids[1][draw]), None)
     assert num > DRAW + 64
-    for one, two in (records, records[::-1]):
-        answer = difference(one, two)
+    for left, right in (records, records[::-1]):
+        answer = difference(left, right)
         assert (answer.kind, answer.draw) == ("continued", DRAW)
         if expected is None or "seed" not in changes:
             assert answer.first_other_sample == expected

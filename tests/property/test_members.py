@@ -203,7 +203,9 @@ def test_a_batch_has_the_members_of_its_samples_beside_their_fields(
 
 def test_samples_one_by_one_have_the_members_too(stream: Mixer) -> None:
     columns = expected_columns(stream.ids(0, 50))
-    for mixed in itertools.islice(stream, 50):
+    first = list(itertools.islice(stream, 50))
+    assert [mixed.draw for mixed in first] == list(range(50))
+    for mixed in first:
         assert mixed.fields == {name: columns[name][mixed.draw] for name in ("wav", "jpg")}
 
 
@@ -226,7 +228,9 @@ def own_collate(items: Items) -> list[dict[str, Any]]:
 def test_a_loader_gives_the_members_with_any_number_of_workers(stream: Mixer, workers: int) -> None:
     columns = expected_columns(stream.ids(0, 4 * BATCH))
     batches = DataLoader(MixedDataset(stream), batch_size=BATCH, num_workers=workers, collate_fn=collate)
-    for number, batch in enumerate(itertools.islice(batches, 4)):
+    first = list(itertools.islice(batches, 4))
+    assert len(first) == 4
+    for number, batch in enumerate(first):
         rows = slice(number * BATCH, (number + 1) * BATCH)
         assert {name: batch[name] for name in columns} == {name: values[rows] for name, values in columns.items()}
         assert list(batch) == ["draw", "skill", "text", "wav", "jpg"] and len(batch) == 5
@@ -240,7 +244,9 @@ def test_a_collate_function_of_the_user_gets_the_members(stream: Mixer) -> None:
 
 def test_a_pipeline_of_webdataset_has_the_members_under_their_suffixes(stream: Mixer) -> None:
     columns = expected_columns(stream.ids(0, 20))
-    for sample in itertools.islice(MixedSamples(stream, batch_size=BATCH), 20):
+    first = list(itertools.islice(MixedSamples(stream, batch_size=BATCH), 20))
+    assert [sample["draw"] for sample in first] == list(range(20))
+    for sample in first:
         assert (sample["wav"], sample["jpg"]) == (columns["wav"][sample["draw"]], columns["jpg"][sample["draw"]])
 
 

@@ -37,5 +37,5 @@ def test_a_short_name_can_be_read_back(skill: str) -> None:
     name = metric_skill(skill)
     if skill and "..." not in name:
         parts = re.findall(r"\.\.([0-9A-F]{2})|(\.)|([A-Za-z0-9_-])", name)
-        read = b"".join(bytes.fromhex(code) if code else b"/" if dot else kept.encode() for code, dot, kept in parts)
+        read = b"".join(bytes.fromhex(code) if code else b"/" if dot else plain.encode() for code, dot, plain in parts)
         assert read.decode("utf-8", "surrogatepass") == skill

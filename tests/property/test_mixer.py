@@ -103,14 +103,12 @@ def has_later(stream: Mixer, draw: int) -> bool:
 
 def test_a_mixer_can_be_resumed_at_every_draw(shards: ShardSet, tmp_path: Path) -> None:
     stream = mixer(shards, tmp_path, stratified(), round_draws=17)
-    expected = [sample.text for sample in itertools.islice(stream, 100)]
+    expected = [sample.text for sample in itertools.islice(stream, 105)]
     states = [stream.state_at(draw).model_dump(by_alias=True) for draw in range(100)]
     for draw, state in enumerate(states):
         other = mixer(shards, tmp_path, stratified(), round_draws=17)
         other.load_state_dict(state)
-        assert [sample.text for sample in itertools.islice(other, 5)] == (expected + expected)[
-            draw : draw + 5
-        ] or draw > 95
+        assert [sample.text for sample in itertools.islice(other, 5)] == expected[draw : draw + 5]
         assert other.draw == draw + 5
 
 
@@ -132,8 +130,9 @@ def test_a_skill_gives_all_its_samples_before_it_repeats_one(shards: ShardSet, t
         size = len(shards.train[skill])
         of_skill = [identity for identity in ids if identity.startswith(skill)]
         assert abs(len(of_skill) - 200) <= 1
-        for start in range(0, len(of_skill) - size + 1, size):
-            assert len(set(of_skill[start : start + size])) == size
+        for start in range(0, len(of_skill), size):
+            epoch = of_skill[start : start + size]
+            assert len(set(epoch)) == len(epoch)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2, 3])

@@ -241,10 +241,10 @@ def test_the_tokens_of_a_best_fit_run_give_the_seen_samples_on_the_command_line(
 
 def test_another_tokenizer_or_rendering_is_another_encoding(uneven: tuple[ShardSet, TokenSet, TokenSet]) -> None:
     _, plain, special = uneven
-    kept = plain.manifest.model_dump(exclude={"schema_version"})
+    fields = plain.manifest.model_dump(exclude={"schema_version"})
     encodings = {plain.encoding, special.encoding}
     for template in ("0" * 32, "1" * 32):
-        manifest = TokensManifest4(**kept, chat=KeptChat(template=template, messages="messages"))
+        manifest = TokensManifest4(**fields, chat=KeptChat(template=template, messages="messages"))
         encodings.add(dataclasses.replace(plain, manifest=manifest).encoding)
     assert len(encodings) == 4
 
@@ -269,8 +269,8 @@ def test_a_cut_sample_of_a_removed_skill_does_not_go_on(
     old = begun(uneven, tmp_path)
     state = state_with_a_cut_sample(old)
     removed = old.mixer.batch(state["mixer"]["draw"] - 1, 1).skill[0]
-    kept = [skill for skill in SKILLS if skill != removed]
-    shards = uneven[0].choose(kept)
+    remaining = [skill for skill in SKILLS if skill != removed]
+    shards = uneven[0].choose(remaining)
     mixer = Mixer.continue_from(
         tmp_path / "old", state=state, shards=shards, policy=stratified(), ledger=tmp_path / "new"
     )

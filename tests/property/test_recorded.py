@@ -56,7 +56,7 @@ def test_the_draws_and_the_samples_of_a_run_find_each_other(
         seen[sample.id].append((sample.draw, sample.round, sample.epoch))
     for sample_id in sorted(seen)[::7]:
         (stored,) = past.find(sample_id)
-        assert [tuple(at) for at in past.draws_of(stored)] == seen[sample_id]
+        assert [tuple(place) for place in past.draws_of(stored)] == seen[sample_id]
 
 
 def test_a_recorded_sample_names_its_corpus_file_and_row(tmp_path: Path) -> None:

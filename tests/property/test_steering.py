@@ -160,8 +160,8 @@ def test_the_command_steers_and_every_view_shows_it(shards: ShardSet, tmp_path: 
     mixer = began(shards, tmp_path / "run")
     read([mixer], 0, 20)
     run = tmp_path / "run"
-    said = works("steer", run, "--weights", json.dumps(WEIGHTS[0]), "--why", "more sums")
-    assert said.endswith("steering 0 (weights) acts from round 2 on, or from the next undecided round on.\n")
+    printed = works("steer", run, "--weights", json.dumps(WEIGHTS[0]), "--why", "more sums")
+    assert printed.endswith("steering 0 (weights) acts from round 2 on, or from the next undecided round on.\n")
     read([mixer], 20, 20)
     works("steer", run, "--resume", "--why", "enough")
     read([mixer], 40, 20)

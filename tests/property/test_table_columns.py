@@ -12,41 +12,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillshard import taggers
-from skillshard.corpus import Corpus, CorpusReading, Partition, PartitionReader, SampleColumns
-from skillshard.corpus.columns import MetaField
+from skillshard.corpus import Corpus, CorpusReading, Partition, PartitionReader
 from skillshard.corpus.table_digest import TableDigest, is_by_columns
 from skillshard.errors import CorpusError, TagsError
 from skillshard.report.clusters import compare
 from skillshard.shards.write import write_shards
 from skillshard.taggers.regroup import regroup_tags
-from skillshard.taggers.tagger import Tag
 from skillshard.tags import Tags
 from tests.conftest import HERE, samples
+from tests.property.test_columns import rows_of
 from tests.property.test_quick_blocks import COLUMNS, words
 
 FIELDS = ("s", "meta.s", "meta", "n", "text")
 
 
 def outcomes_of(folder: Path, field: str, limit: int, *, as_columns: bool) -> tuple[list[Any], int]:
-    """Return id, size of the text and skill of each row or the reason against it, and the number of rows read as columns."""
-    tagger = taggers.metadata(field)
+    """Return the rows with their number, digests and unread columns, and the number of rows read as columns."""
     (partition,) = Corpus.open(folder).partitions()
     reader = PartitionReader(partition, CorpusReading(max_sample_bytes=limit))
-    read: list[Any] = []
-    num_in_columns = 0
-    for rows in reader.blocks_or_columns(MetaField.of(field) if as_columns else None):
-        if isinstance(rows, SampleColumns):
-            num_in_columns += rows.num_rows
-            read += zip(*rows, strict=True)
-            continue
-        for row in rows:
-            outcomes = [] if not hasattr(row, "text") else tagger.tag([row])
-            if not outcomes:
-                read.append(row)
-            else:
-                skill = outcomes[0].skill if isinstance(outcomes[0], Tag) else outcomes[0]
-                read.append((row.id, len(row.text.encode()), skill))
-    return [read, reader.num_rows(), reader.digests(), dict(reader.passed_over.columns)], num_in_columns
+    rows, num_in_columns = rows_of(reader, field, as_columns=as_columns)
+    return [rows, reader.num_rows(), reader.digests(), dict(reader.passed_over.columns)], num_in_columns
 
 
 @settings(max_examples=150, deadline=None)

@@ -23,8 +23,8 @@ from skillshard.graph.learn import learn_graph
 from skillshard.mixing.listing import static_policy
 from skillshard.shards.read import ShardSet
 from skillshard.taggers.losses.tagger import loss_tagger
-from tests.commands import fails, works
-from tests.conftest import REPOSITORY, samples, write_corpus
+from tests.commands import fails, write_artefacts
+from tests.conftest import REPOSITORY
 
 COMMANDS: Any = typer.main.get_command(app)
 
@@ -227,11 +227,7 @@ def mistakes(folder: Path) -> dict[str, tuple[Callable[[], object], tuple[object
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("arguments")
-    write_corpus(folder / "C", samples(add=12, carry=8))
-    works("tag", "metadata", folder / "C", "--out", folder / "T", "--field", "meta.skill", "--workers", 1)
-    works("shard", folder / "C", "--tags", folder / "T", "--out", folder / "S", "--workers", 1, "--holdout", 0.2)
-    return folder
+    return write_artefacts(tmp_path_factory.mktemp("arguments"))
 
 
 @pytest.mark.parametrize("kind", MISTAKES)

@@ -88,9 +88,9 @@ def test_the_order_of_the_skills_changes_no_bit_even_for_a_policy_that_compares_
     policy = by_group(loss_order(eta=0.3), proportional(), groups="prefix")
     seen = Observation(1, dict(zip(NAMES, losses, strict=True)))
     names, counts = tuple(NAMES[place] for place in order), (3, 7, 11, 13, 17, 19)
-    one = policy.observe(policy.init(NAMES, counts), seen)
+    state = policy.observe(policy.init(NAMES, counts), seen)
     two = policy.observe(policy.init(names, [counts[place] for place in order]), seen)
-    np.testing.assert_allclose(policy.weights(two), policy.weights(one)[order], rtol=1e-12)
+    np.testing.assert_allclose(policy.weights(two), policy.weights(state)[order], rtol=1e-12)
 
 
 weights_of = st.lists(st.floats(0.01, 1), min_size=6, max_size=6)
@@ -108,9 +108,9 @@ def test_weights_sum_to_one_do_not_depend_on_the_order_and_a_group_of_one_skill_
 
     def weights(names: tuple[str, ...]) -> dict[str, float]:
         state = json.loads(json.dumps(policy.init(names, [size_of[name] for name in names]), sort_keys=True))
-        got = policy.weights(json.loads(json.dumps(policy.observe(state, seen), sort_keys=True)))
-        assert abs(got.sum() - 1) < 1e-9
-        return dict(zip(names, got.tolist(), strict=True))
+        weights_of_names = policy.weights(json.loads(json.dumps(policy.observe(state, seen), sort_keys=True)))
+        assert abs(weights_of_names.sum() - 1) < 1e-9
+        return dict(zip(names, weights_of_names.tolist(), strict=True))
 
     first, second = weights(NAMES), weights(tuple(order))
     np.testing.assert_allclose([first[name] for name in NAMES], [second[name] for name in NAMES], rtol=1e-9, atol=1e-12)

@@ -61,9 +61,9 @@ def in_the_other_style(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    made = byte_tokenizer(["Add. 1 + 1? 2, x"])
-    made.add_special_tokens(list(SPECIAL))
-    return made
+    trained = byte_tokenizer(["Add. 1 + 1? 2, x"])
+    trained.add_special_tokens(list(SPECIAL))
+    return trained
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def tokens(shards: ShardSet, folder: Path, tmp_path_factory: pytest.TempPathFact
 
 def kept(tokens: TokenSet, shards: ShardSet) -> dict[str, tuple[list[int], list[int]]]:
     """Return the kept ids and the marks of answers of each sample."""
-    found: dict[str, tuple[list[int], list[int]]] = {}
+    by_id: dict[str, tuple[list[int], list[int]]] = {}
     for split in ("train", "holdout"):
         for skill, part in getattr(shards, split).items():
             own = getattr(tokens, split)[skill]
@@ -111,8 +111,8 @@ def kept(tokens: TokenSet, shards: ShardSet) -> dict[str, tuple[list[int], list[
                 ):
                     first = start
                     identity = part.open_shard(shard).sample(row).id
-                    found[identity] = ids[first : first + num].tolist(), answers[first : first + num].tolist()
-    return found
+                    by_id[identity] = ids[first : first + num].tolist(), answers[first : first + num].tolist()
+    return by_id
 
 
 def test_kept_ids_and_answers_are_those_of_transformers(

@@ -71,8 +71,8 @@ def compare(shards: ShardSet, out: Path, **changes: object) -> object:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return the bytes of all files whose content a repeated comparison has to reproduce."""
-    kept = [folder / "compare.json", folder / "settings.json", *(folder / "trials").glob("*.json")]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+    files = [folder / "compare.json", folder / "settings.json", *(folder / "trials").glob("*.json")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_a_comparison_that_lost_its_last_trials_goes_on_to_the_same_bytes(shards: ShardSet, tmp_path: Path) -> None:
@@ -397,6 +397,8 @@ def test_a_graph_of_another_kind_of_losses_is_compared_where_the_policy_allows_t
     policies = ("stratified", f"skill_it:{tmp_path}/graph.json,eta=0.5,any_loss=true")
     compare(shards, tmp_path / "C", policies=policies)
     compare(shards, tmp_path / "D", policies=(policies[0], policies[1].rpartition(",")[0]), reduction="per_token")
+    for folder in ("C", "D"):  # two seeds of each policy
+        assert len(list((tmp_path / folder / "trials").glob("*.json"))) == 4
 
 
 def test_a_graph_of_other_skills_is_refused(shards: ShardSet, tmp_path: Path) -> None:

@@ -61,15 +61,15 @@ def test_an_unchanged_run_goes_on_with_the_same_samples_of_each_skill(shards: Sh
     mixer = goes_on(shards, tmp_path / "1", tmp_path / "2", policy=proportional())
 
     def by_skill(stream: Mixer) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {skill: [] for skill in SKILLS}
+        ids: dict[str, list[str]] = {skill: [] for skill in SKILLS}
         for skill, identity in zip(stream.batch(64, 32).skill, stream.ids(64, 32), strict=True):
-            found[skill].append(identity)
-        return found
+            ids[skill].append(identity)
+        return ids
 
-    expected, got = by_skill(old), by_skill(mixer)
+    expected, continued = by_skill(old), by_skill(mixer)
     for skill in SKILLS:
-        length = min(len(expected[skill]), len(got[skill]))
-        assert length and expected[skill][:length] == got[skill][:length]
+        length = min(len(expected[skill]), len(continued[skill]))
+        assert length and expected[skill][:length] == continued[skill][:length]
 
 
 def test_an_equal_policy_keeps_its_state_and_reads_every_observation_once(shards: ShardSet, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_limit_on_change_also_holds_at_the_beginning_of_the_new_run(shards: Sh
     old = trained(shards, tmp_path / "1", policy=stratified())
     mixer = goes_on(shards, tmp_path / "1", tmp_path / "2", policy=chain(proportional(), max_change(0.05)))
     before, after = old.round(3).weights, mixer.round(0).weights
-    assert sum(abs(one - other) for one, other in zip(before, after, strict=True)) / 2 == pytest.approx(0.05)
+    assert sum(abs(left - right) for left, right in zip(before, after, strict=True)) / 2 == pytest.approx(0.05)
 
 
 def test_the_record_names_the_old_run_and_the_place_of_each_skill(shards: ShardSet, tmp_path: Path) -> None:

@@ -103,8 +103,8 @@ def test_the_policy_of_every_record_is_made_again(shards: ShardSet, tmp_path: Pa
     for policy in [*policies_of(shards.skills), fixed(dict.fromkeys(shards.skills, 1.0))]:
         if "graph" in policy.arguments and policy.name == "graph_refresh":
             continue  # the graph of this policy is another graph
-        made = policy_of_record(policy.name, policy.arguments, graphs=[str(graph)])
-        assert (made.name, made.arguments) == (policy.name, policy.arguments)
+        again = policy_of_record(policy.name, policy.arguments, graphs=[str(graph)])
+        assert (again.name, again.arguments) == (policy.name, policy.arguments)
     with pytest.raises(PolicyError, match="give the file of the graph by `graphs`"):
         policy_of_record("skill_it", policies_of(shards.skills)[2].arguments)
     with pytest.raises(PolicyError, match=r"and this is no given graph .*: give the graph of the run by `graphs`"):

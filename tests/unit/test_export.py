@@ -229,8 +229,8 @@ def test_a_shard_larger_than_a_file_is_divided(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "E") == stored(shards)
     files = ExportManifest.open(tmp_path / "E").files
     assert len(files) > 5 and max(file.num_bytes for file in files) < 50_000
-    one = export_shards(shards, tmp_path / "tiny", format="jsonl", file_bytes=1, workers=1)
-    assert {file.num_rows for file in one.files} == {1}
+    exported = export_shards(shards, tmp_path / "tiny", format="jsonl", file_bytes=1, workers=1)
+    assert {file.num_rows for file in exported.files} == {1}
 
 
 def test_compressed_lines_have_no_time(shards: ShardSet, tmp_path: Path) -> None:

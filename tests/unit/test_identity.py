@@ -148,9 +148,9 @@ def test_a_loss_tagger_is_the_same_with_a_copy_of_its_proxy_and_another_with_a_c
     assert arguments(copy) != usual
 
 
-def test_a_changed_proxy_is_noticed_when_tag_goes_on_and_when_its_model_tags_again(proxy: Path, tmp_path: Path) -> None:
-    corpus = Corpus.open(write_corpus(tmp_path / "corpus", samples(add=30, carry=30)))
-    finder = loss_tagger(
+def small_tagger(proxy: Path) -> Any:
+    """Make a tagger that reads by the files of a proxy as they are now."""
+    return loss_tagger(
         skills=2,
         trials=1,
         checkpoints=1,
@@ -159,20 +159,17 @@ def test_a_changed_proxy_is_noticed_when_tag_goes_on_and_when_its_model_tags_aga
         compute=Compute(device="cpu"),
         reading=ReadingChoice(proxy=str(proxy)),
     )
+
+
+def test_a_changed_proxy_is_noticed_when_tag_goes_on_and_when_its_model_tags_again(proxy: Path, tmp_path: Path) -> None:
+    corpus = Corpus.open(write_corpus(tmp_path / "corpus", samples(add=30, carry=30)))
+    finder = small_tagger(proxy)
     taggers.tag_corpus(corpus, finder, tmp_path / "tags", backend=HERE)
     open_loss_tagger(tmp_path / "tags")
     (proxy / "generation_config.json").write_text("{}")
     with pytest.raises(TagsError, match=r"its files have changed since \(generation_config.json: .*Restore the files"):
         open_loss_tagger(tmp_path / "tags")
-    changed = loss_tagger(
-        skills=2,
-        trials=1,
-        checkpoints=1,
-        steps=2,
-        fitting_samples=40,
-        compute=Compute(device="cpu"),
-        reading=ReadingChoice(proxy=str(proxy)),
-    )
+    changed = small_tagger(proxy)
     with pytest.raises(SkillshardError, match=r"generation_config"):
         taggers.tag_corpus(corpus, changed, tmp_path / "tags", backend=HERE)
     assert replace(changed, proxy_identity=finder.proxy_identity).arguments == finder.arguments

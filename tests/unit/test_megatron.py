@@ -166,7 +166,7 @@ def test_arguments_that_do_not_fit_are_one_sentence(
     uneven: ShardSet, tokens: TokenSet, shards: ShardSet, tmp_path: Path
 ) -> None:
     counts = write_tokens(uneven, letter_tokenizer(), tmp_path / "C", counts_only=True, backend=HERE)
-    for given, arguments, sentence in (
+    for source, arguments, sentence in (
         (uneven, {"format": "megatron"}, "has token ids in place of texts: give `tokens` too"),
         (uneven, {"format": "jsonl", "tokens": tokens}, "`tokens` belongs to `format='megatron'`, and jsonl has texts"),
         (uneven, {"format": "jsonl", "separator": EOS}, "`separator` belongs to `format='megatron'`"),
@@ -175,7 +175,7 @@ def test_arguments_that_do_not_fit_are_one_sentence(
         (shards, {"format": "megatron", "tokens": tokens}, "has the tokens of shards"),
     ):
         with pytest.raises(TokensError) as raised:
-            export_shards(given, tmp_path / "E", **arguments)
+            export_shards(source, tmp_path / "E", **arguments)
         assert sentence in str(raised.value)
         assert not (tmp_path / "E").exists()
 

@@ -101,9 +101,10 @@ def test_an_export_with_members_is_a_corpus_with_members_again(shards: ShardSet,
     corpus = Corpus.open(tmp_path / "E")
     tags = taggers.tag_corpus(corpus, taggers.metadata("skill"), tmp_path / "tags", backend=HERE)
     copies = write_shards(corpus, tags, tmp_path / "shards", members=MEMBERS, backend=HERE)
-    for part in (*copies.train.values(), *copies.holdout.values()):
-        for sample in part.with_members():
-            assert dict(sample.members) == expected_members(sample.id)
+    exported = [sample for part in (*copies.train.values(), *copies.holdout.values()) for sample in part.with_members()]
+    assert len(exported) == shards.manifest.num_train
+    for sample in exported:
+        assert dict(sample.members) == expected_members(sample.id)
 
 
 def test_jsonl_refuses_members_until_the_user_leaves_them_out(shards: ShardSet, tmp_path: Path) -> None:
@@ -173,15 +174,15 @@ def test_an_export_without_members_has_the_bytes_of_before(tmp_path: Path) -> No
 
 
 def test_a_member_with_the_name_of_the_metadata_is_refused(tmp_path: Path) -> None:
-    taken = written(tagged(tmp_path, range(30)), tmp_path / "shards", ("meta=jpg",))
+    shard_set = written(tagged(tmp_path, range(30)), tmp_path / "shards", ("meta=jpg",))
     with pytest.raises(
         ShardError, match="has members with the suffix 'meta', and rows have their metadata in a column"
     ):
-        export_shards(taken, tmp_path / "E", format="parquet", workers=1)
+        export_shards(shard_set, tmp_path / "E", format="parquet", workers=1)
     with pytest.raises(ShardError, match="'skillshard shard --members bytes=meta'"):
-        taken.to_datasets()
+        shard_set.to_datasets()
     mixer = Mixer(
-        taken,
+        shard_set,
         policies.stratified(),
         ledger=tmp_path / "run",
         round_draws=20,

@@ -14,17 +14,13 @@ import typer
 from skillshard import cli
 from skillshard.cli import app
 from skillshard.cli.values import names_on_all_nodes
-from tests.commands import skillshard, works
-from tests.conftest import REPOSITORY, samples, tree, write_corpus
+from tests.commands import skillshard, works, write_artefacts
+from tests.conftest import REPOSITORY, tree
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("options")
-    write_corpus(folder / "C", samples(add=12, carry=8))
-    works("tag", "metadata", folder / "C", "--out", folder / "T", "--field", "meta.skill", "--workers", 1)
-    works("shard", folder / "C", "--tags", folder / "T", "--out", folder / "S", "--workers", 1, "--holdout", 0.2)
-    return folder
+    return write_artefacts(tmp_path_factory.mktemp("options"))
 
 
 METADATA = ("tag", "metadata", "C", "--field", "meta.skill")

@@ -59,23 +59,25 @@ def test_mix_lists_the_draws_of_a_run_of_any_policy(run: Path, shards: ShardSet)
 def test_at_shows_the_samples_of_a_step_and_each_rank_has_its_share(run: Path, shards: ShardSet) -> None:
     listed = stream(run, shards, 12 * STEP_DRAWS)
     whole = [json.loads(line) for line in works("at", run, "--step", 7, "--json").splitlines()]
-    assert [(at["draw"], at["id"]) for at in whole] == [(at["draw"], at["id"]) for at in listed[96:112]]
+    assert [(sample["draw"], sample["id"]) for sample in whole] == [
+        (sample["draw"], sample["id"]) for sample in listed[96:112]
+    ]
     of_ranks = [
         json.loads(line)
         for rank in range(4)
         for line in works("at", run, "--step", 7, "--rank", rank, "--world-size", 4, "--json").splitlines()
     ]
-    assert sorted(at["draw"] for at in of_ranks) == list(range(96, 112))
-    assert [at["draw"] for at in of_ranks[:4]] == [96, 100, 104, 108]
+    assert sorted(sample["draw"] for sample in of_ranks) == list(range(96, 112))
+    assert [sample["draw"] for sample in of_ranks[:4]] == [96, 100, 104, 108]
     assert works("at", run, "--step", 7, "--batch-size", 4, "--world-size", 4, "--rank", 1).startswith("draw 97,")
 
 
 def test_seen_finds_what_at_shows(run: Path) -> None:
-    (at,) = [json.loads(line) for line in works("at", run, "--draw", 130, "--json").splitlines()]
-    seen = [json.loads(line) for line in works("seen", run, "--id", at["id"], "--json").splitlines()]
-    expected = {"draw": 130, "step": 130 // STEP_DRAWS + 1, "round": 2, "epoch": at["epoch"], "run": str(run)}
-    assert expected in seen and at["run"] == str(run)
-    assert f"{at['id']} of skill {at['skill']}: " in works("seen", run, "--id", at["id"])
+    (sample,) = [json.loads(line) for line in works("at", run, "--draw", 130, "--json").splitlines()]
+    seen = [json.loads(line) for line in works("seen", run, "--id", sample["id"], "--json").splitlines()]
+    expected = {"draw": 130, "step": 130 // STEP_DRAWS + 1, "round": 2, "epoch": sample["epoch"], "run": str(run)}
+    assert expected in seen and sample["run"] == str(run)
+    assert f"{sample['id']} of skill {sample['skill']}: " in works("seen", run, "--id", sample["id"])
 
 
 def test_seen_says_that_a_sample_is_held_out(run: Path, shards: ShardSet) -> None:

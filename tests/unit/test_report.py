@@ -92,9 +92,9 @@ def test_the_json_fits_its_schema(root: Path, tmp_path: Path) -> None:
 
 def test_the_page_shows_runs_side_by_side_with_the_union_of_their_skills(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
-    said = works("report", root / "one", root / "two", root / "three", "--graph", root / "graph.json", "--out", out)
+    printed = works("report", root / "one", root / "two", root / "three", "--graph", root / "graph.json", "--out", out)
     text = out.read_text()
-    assert said == f"{out}: 3 runs, {out.stat().st_size:,} bytes.\n"
+    assert printed == f"{out}: 3 runs, {out.stat().st_size:,} bytes.\n"
     assert text.count('<section class="run history">') == 3 and text.count('<svg class="chart"') == 9
     table = text[text.index('<table id="skills"') :].partition("</table>")[0]
     names = {html.unescape(name) for name in re.findall(r'<tr><td><bdi title="([^"]*)">', table)}

@@ -181,10 +181,10 @@ def test_a_skip_may_begin_in_one_epoch_and_end_in_the_next_with_samples_left_bef
         assert sorted(of_epoch) == sorted(everything)
     for identity in everything:
         place = own.find(identity)[0]
-        assert [(at.draw, at.epoch) for at in own.draws_of(place)] == [
+        assert [(past.draw, past.epoch) for past in own.draws_of(place)] == [
             (draw, epoch) for draw, epoch, of in drawn if of == identity
         ]
-        assert [at.epoch for at in own.skips_of(place)] == [epoch for epoch, of in skipped if of == identity]
+        assert [past.epoch for past in own.skips_of(place)] == [epoch for epoch, of in skipped if of == identity]
     assert verify_ledger(mixer.ledger) == []
     # A third run between the epochs, where samples of the next epoch count as drawn.
     third = goes_on(mixer, tmp_path / "third", [], draw=end - 24)

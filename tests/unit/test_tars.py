@@ -190,6 +190,7 @@ def test_no_header_whatever_its_fields_ends_in_anything_but_samples_and_rejectio
         data[start + 148 : start + 156] = b" " * 8
         data[start + 148 : start + 155] = b"%06o\0" % sum(data[start : start + 512])
     items, _ = read(tmp_path_factory.mktemp("a") / "a.tar", bytes(data))
+    assert items, "samples are lost without a word"
     for item in items:
         assert isinstance(item, Sample) or orjson.dumps(item.to_json())
 

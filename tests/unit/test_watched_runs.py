@@ -52,7 +52,9 @@ def skill_it(shards: ShardSet) -> Policy:
 
 
 def falling(shards: ShardSet, num: int) -> list[dict[str, float]]:
-    return [{skill: 3 - at / 10 - number / 7 for number, skill in enumerate(shards.skills)} for at in range(num)]
+    return [
+        {skill: 3 - report / 10 - number / 7 for number, skill in enumerate(shards.skills)} for report in range(num)
+    ]
 
 
 def kinds(facts: RunFacts) -> list[tuple[str, str | None]]:
@@ -139,7 +141,7 @@ def test_a_trainer_that_reports_no_more_is_an_alarm(shards: ShardSet, tmp_path: 
 
 def test_a_loss_that_rises_while_its_weight_grows_is_an_alarm(shards: ShardSet, tmp_path: Path) -> None:
     bad = shards.skills[-1]
-    losses = [{**row, bad: 3 + at / 10} for at, row in enumerate(falling(shards, 12))]
+    losses = [{**row, bad: 3 + position / 10} for position, row in enumerate(falling(shards, 12))]
     trained(shards, tmp_path / "run", skill_it(shards), losses)
     facts = run_facts(DirectoryLedger(tmp_path / "run"))
     assert ("rising-loss", bad) in kinds(facts) and {skill for _, skill in kinds(facts)} == {bad}
@@ -151,8 +153,8 @@ def test_a_loss_that_rises_while_its_weight_grows_is_an_alarm(shards: ShardSet, 
 def test_a_weight_at_a_limit_is_an_alarm(shards: ShardSet, tmp_path: Path) -> None:
     low = shards.skills[0]
     losses = [
-        {skill: 0.0 if skill == low else 3 + number * at / 20 for number, skill in enumerate(shards.skills)}
-        for at in range(16)
+        {skill: 0.0 if skill == low else 3 + number * position / 20 for number, skill in enumerate(shards.skills)}
+        for position in range(16)
     ]
     policy = policies.chain(skill_it(shards), policies.cap(0.5))
     trained(shards, tmp_path / "cap", policy, losses, num_steps=80)
@@ -207,7 +209,9 @@ def test_the_table_of_a_run_has_every_number_of_its_ledger(shards: ShardSet, tmp
     }
     losses = [(row["step"], row["skill"], float(row["value"])) for row in rows if row["quantity"] == "loss"]
     assert losses == [
-        (str(5 * at), skill, loss) for at, row in enumerate(falling(shards, 12)) for skill, loss in sorted(row.items())
+        (str(5 * number), skill, loss)
+        for number, row in enumerate(falling(shards, 12))
+        for skill, loss in sorted(row.items())
     ]
     assert len(rows) == (3 * 12 + 12) * len(shards.skills)
 

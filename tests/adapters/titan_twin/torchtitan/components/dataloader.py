@@ -17,8 +17,8 @@ class ParallelAwareDataloader(StatefulDataLoader[Any]):
         prefetch_factor: int | None = None
         owner: ClassVar[Any] = None
 
-        def build(self, **given: Any) -> Any:
-            return self.owner(config=self, **given)
+        def build(self, **arguments: Any) -> Any:
+            return self.owner(config=self, **arguments)
 
     def __init_subclass__(cls) -> None:
         cls.Config.owner = cls
