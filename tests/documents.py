@@ -104,18 +104,32 @@ def run_document(document: Path, folder: Path, *, compares: bool = True) -> None
 
 
 def run_shell(code: str, folder: Path, place: str) -> str:
-    """Run shell commands. Commands of skillshard alone run in this process, because a new process takes seconds to start."""
-    lines = commands_of(code)
-    if needs_shell(code):
-        outcome = in_shell(code, folder)
-        assert outcome.code == 0, f"{place}: {outcome.out}{outcome.err}"
-        return outcome.out
+    """Run shell commands, each verb of skillshard that needs no shell in this process, because a new process takes seconds to start."""
     printed = ""
-    for words in lines:
-        outcome = in_this_process(words, folder)
+    for piece in pieces_of(code):
+        (words, *_) = [*commands_of(piece), [""]]
+        outcome = in_shell(piece, folder) if needs_shell(piece) else in_this_process(words, folder)
         assert outcome.code == 0, f"{place}: {shlex.join(words)}: {outcome.out}{outcome.err}"
         printed += outcome.out
     return printed
+
+
+STATE_OF_SHELL = re.compile(r"<<|^ *(cd|export|source|set|for|while|if|\w+=)\b|^ *\w+=", flags=re.M)
+"""Commands after which the next line of a block needs the same shell, and documents within a block."""
+
+
+def pieces_of(code: str) -> list[str]:
+    r"""Cut a block into its commands. A block whose commands need one shell is one piece.
+
+    >>> pieces_of("mkdir new\n# A comment.\nskillshard tag metadata new \\\n--field topic\n")
+    ['mkdir new', 'skillshard tag metadata new  --field topic']
+    >>> pieces_of("cd new\nls\n")
+    ['cd new\nls\n']
+    """
+    if STATE_OF_SHELL.search(code):
+        return [code]
+    lines = code.replace("\\\n", " ").splitlines()
+    return [line for line in lines if commands_of(line)]
 
 
 def needs_shell(code: str) -> bool:

@@ -289,8 +289,15 @@ def test_a_classifier_tags_by_its_most_probable_class(corpus: Path, classifier_m
     topics = expected_labels()
     assert sum(row[1] == topics[row[0]] for row in rows) / len(rows) > 0.95
     assert all(0.2 <= row[2] <= 1 for row in rows)  # the most probable of five classes
-    other = tag(corpus, taggers.classifier(str(classifier_model), device="cpu"), tmp_path / "U", Backend(workers=2))
-    assert tree(other.folder) == tree(tags.folder)
+
+
+@pytest.mark.long
+def test_two_processes_of_a_classifier_give_the_bytes_of_one(
+    corpus: Path, classifier_model: Path, tmp_path: Path
+) -> None:
+    classifier = taggers.classifier(str(classifier_model), device="cpu")
+    folders = [tag(corpus, classifier, tmp_path / str(workers), Backend(workers=workers)).folder for workers in (1, 2)]
+    assert tree(folders[0]) == tree(folders[1])
 
 
 def test_a_batch_of_one_text_gives_the_same_classes(corpus: Path, classifier_model: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import random
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillshard import taggers
-from skillshard.corpus import Corpus, CorpusReading, FieldMapping, PartitionReader, Rejection, SampleColumns
+from skillshard.corpus import (
+    Corpus,
+    CorpusReading,
+    FieldMapping,
+    PartitionReader,
+    Rejection,
+    SampleColumns,
+    line_columns,
+)
 from skillshard.corpus.columns import MetaField
 from skillshard.corpus.line_columns import LineColumns
 from skillshard.errors import CorpusError
@@ -39,6 +48,10 @@ shaped = st.builds(
 )
 lines = st.lists(good | shaped | st.sampled_from(ODD), min_size=1, max_size=5)
 blocks = st.lists(lines, min_size=1, max_size=4)
+
+
+def lines_of(rows: Iterable[dict[str, Any]]) -> bytes:
+    return "\n".join(map(json.dumps, rows)).encode()
 
 
 def rows_of(reader: PartitionReader, field: str, *, as_columns: bool) -> tuple[list[Any], int]:
@@ -108,8 +121,30 @@ def test_keys_that_some_rows_lack_are_learned() -> None:
         {"id": str(n), "text": "x", "skill": "s", **({"a": {"b": 1}} if n % 2 else {}), **({"c": n} if n > 7 else {})}
         for n in range(15)
     ]
-    data = ["\n".join(map(json.dumps, rows[first : first + 5])).encode() for first in range(0, 15, 5)]
+    data = [lines_of(rows[first : first + 5]) for first in range(0, 15, 5)]
     assert outcomes_of(data, "skill", as_columns=True)[1] == 15
+
+
+@pytest.mark.parametrize(("depth", "num_in_columns"), [(8, 15), (9, 0)])
+def test_objects_of_eight_levels_below_the_row_are_read_as_columns_and_deeper_objects_as_samples(
+    depth: int, num_in_columns: int
+) -> None:
+    value: Any = 1
+    for _ in range(depth):
+        value = {"a": value}
+    data = [lines_of({"id": str(n), "text": "x", "skill": "s", "a": value} for n in range(5))] * 3
+    by_columns, num_read = outcomes_of(data, "skill", as_columns=True)
+    assert by_columns == outcomes_of(data, "skill", as_columns=False)[0]
+    assert num_read == num_in_columns
+
+
+def test_the_shape_of_rows_counts_the_rows_with_each_key() -> None:
+    shape = line_columns._Shape()
+    for row in ({"a": 1, "b": {"c": 1}}, {"a": "x", "b": {"c": 2, "d": [3]}}, {"a": None}):
+        assert shape.add(row)
+    assert (shape.num_objects, shape.counts) == (3, {"a": 3, "b": 2})
+    assert (shape.objects["b"].num_objects, shape.objects["b"].counts) == (2, {"c": 2, "d": 1})
+    assert (shape.scalars, shape.objects["b"].lists) == ({"a"}, {"d"})
 
 
 def test_rows_of_ever_new_shapes_are_read_as_samples() -> None:

@@ -15,9 +15,11 @@ from skillshard.mixing import ahead as limits
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.listing import list_draws
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.order import MAX_ROUND_DRAWS
 from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.records import open_records
 from skillshard.mixing.rounds import wait_for
+from skillshard.mixing.stream import LAST_DRAW
 from skillshard.policies import curriculum, odm, stratified
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet
@@ -47,6 +49,20 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TokenSet
 
 
 # --- a stream that is moved while it is read ---------------------------------------------------------------------------
+
+
+LIMITS = [("seed", -(2**63), 2**63 - 1), ("round_draws", 1, MAX_ROUND_DRAWS), ("lag", 0, LAST_DRAW)]
+
+
+@pytest.mark.parametrize(("name", "least", "most"), LIMITS, ids=[name for name, *_ in LIMITS])
+def test_the_numbers_of_a_mixer_reach_from_their_least_to_their_greatest(
+    name: str, least: int, most: int, shards: ShardSet, tmp_path: Path
+) -> None:
+    for value in (least, most):
+        Mixer(shards, stratified(), ledger=tmp_path / str(value), **{"round_draws": 20, name: value})
+    for value in (least - 1, most + 1):
+        with pytest.raises(PolicyError, match=f"^{name} is {value}: "):
+            Mixer(shards, stratified(), ledger=tmp_path / str(value), **{"round_draws": 20, name: value})
 
 
 @pytest.mark.parametrize("draw", [2, 49, 50, 120])
