@@ -90,6 +90,7 @@ NEAR = {
         "tests/golden/test_order.py",
         "tests/property/test_continuation.py",
         "tests/property/test_packing_concat.py -k tokens_before_a_draw",
+        "tests/property/test_packing_skill.py",
     ],
     "skillshard/mixing/packing.py": [
         "tests/property/test_packing.py",

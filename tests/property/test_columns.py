@@ -154,6 +154,17 @@ def test_rows_of_ever_new_shapes_are_read_as_samples() -> None:
     assert num_in_columns < 10
 
 
+@pytest.mark.parametrize("num_before", [1, 4, 6, 7, 14])
+def test_a_block_of_samples_among_blocks_of_columns_does_not_end_the_reading_of_columns(num_before: int) -> None:
+    def block(number: int) -> bytes:
+        return lines_of({"id": f"{number}-{row}", "text": "x", "skill": "s"} for row in range(5))
+
+    # No column holds a text of white space alone.
+    by_samples = lines_of([{"id": "odd", "text": " ", "skill": "s"}])
+    data = [*map(block, range(num_before)), by_samples, *map(block, range(num_before, num_before + 3))]
+    assert outcomes_of(data, "skill", as_columns=True)[1] == 5 * (num_before + 3)
+
+
 def test_a_mutated_block_is_refused_or_says_what_the_lines_say() -> None:
     """One or two bytes of a block change. The parser of columns accepts nothing that the parser of lines refuses."""
     number = random.Random(0)

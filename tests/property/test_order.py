@@ -127,3 +127,31 @@ def test_epochs_differ_and_so_do_seeds_and_skills() -> None:
 
     orders = [first(0, "add"), first(1, "add"), first(0, "carry"), first(0, "add", epoch=1)]
     assert all(order != earlier for number, order in enumerate(orders) for earlier in orders[:number])
+
+
+@given(
+    st.lists(st.integers(1, 3 * STRIPE_ROWS), min_size=1, max_size=4),
+    st.integers(0, 99),
+    st.sampled_from([0, 1]),
+    st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=12),
+)
+@settings(max_examples=50, deadline=None)  # the time of the machine does not concern the order
+def test_tokens_are_counted_and_found_in_shards_of_several_stripes(
+    shard_rows: list[int], seed: int, extra: int, shares: list[float]
+) -> None:
+    """The counts and the search go down from the shards over the stripes to the rows. The expected numbers come from the whole epoch."""
+    order = SkillOrder(np.array(shard_rows), (seed, "add"))
+    # Some samples have no token.
+    counts = [np.random.default_rng([seed, rows]).integers(0, 9, rows) for rows in shard_rows]
+    shard_tokens = np.array([rows.sum() for rows in counts])
+    for epoch in (0, 1):
+        first = epoch * order.num_samples
+        sizes = [counts[shard][row] for shard, row in places(order, first, first + order.num_samples)]
+        before = np.concatenate([[0], np.cumsum(sizes)])
+        for position in {int(share * (order.num_samples + 1)) for share in shares}:
+            num_tokens = order.tokens_before(first + position, shard_tokens, counts.__getitem__)
+            assert num_tokens == epoch * before[-1] + before[position]
+        begins = before + extra * np.arange(len(before))
+        for token in {int(share * begins[-1]) for share in shares if begins[-1]}:
+            position, begin = order.find_token(epoch, token, shard_tokens, counts.__getitem__, extra=extra)
+            assert begins[position] == begin <= token < begins[position + 1]

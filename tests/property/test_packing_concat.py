@@ -144,7 +144,7 @@ def test_over_whole_epochs_the_token_shares_are_the_weights(uneven: Counted, tmp
 
 
 def test_tokens_before_a_draw_are_those_of_the_draws_before(uneven: Counted, tmp_path: Path) -> None:
-    """The range covers epochs, shards and stripes, at every position."""
+    """The range covers epochs and shards, at every position. tests/property/test_order.py has shards of several stripes."""
     stream = stream_of(uneven, tmp_path)
     for order, skill_counts in zip(stream.mixer.orders, stream._tokens, strict=True):
         num = 2 * order.num_samples + 30

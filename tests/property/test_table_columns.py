@@ -140,6 +140,23 @@ def test_another_value_name_or_order_gives_another_digest(columns: dict[str, lis
         assert digest_of(table) != digest_of(as_table({each: values[::-1] for each, values in columns.items()}))
 
 
+@pytest.mark.parametrize(
+    ("type", "value"),
+    [
+        (pa.string(), ""),
+        (pa.binary(), b""),
+        (pa.int32(), 0),
+        (pa.float64(), 0.0),
+        (pa.bool_(), False),
+        (pa.uint64(), 0),
+    ],
+    ids=str,
+)
+def test_a_missing_value_and_an_empty_value_have_different_digests(type: pa.DataType, value: Any) -> None:
+    missing, empty = (pa.table({"a": pa.array([value, other], type)}) for other in (None, value))
+    assert digest_of(missing) != digest_of(empty)
+
+
 # ----------------------------------------------------------------------------------------------- tags of earlier versions
 
 
