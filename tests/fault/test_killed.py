@@ -16,10 +16,11 @@ from skillshard import execution
 from skillshard.errors import ExecutionError
 from skillshard.execution import MAX_TRIES, Backend, Task, keyed, run
 from tests.commands import finish, marked, start, works
-from tests.conftest import lines, samples, tree
+from tests.conftest import REPOSITORY, lines, samples, tree
 from tests.tokenizers_trained import byte_tokenizer, save
 
 Command = tuple[object, ...]
+HELD = Path(__file__).parent / "held"
 
 
 def tag(base: Path, out: Path, workers: int = 1) -> Command:
@@ -110,6 +111,12 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 120) -> None:
         time.sleep(0.002)
 
 
+def start_held(*command: object, folder: Path, num: int, marker: str) -> "subprocess.Popen[str]":
+    """Start a command that is held when a directory has a number of files. tests/fault/held/sitecustomize.py holds the processes."""
+    changes = {"SKILLSHARD_TEST_HELD": f"{folder}:{num}", "PYTHONPATH": f"{HELD}{os.pathsep}{REPOSITORY}"}
+    return start(*command, marker=marker, env_changes=changes)
+
+
 def kill_and_see_all_end(process: "subprocess.Popen[str]", marker: str) -> None:
     process.kill()
     process.communicate()
@@ -124,7 +131,7 @@ def test_killed_at_many_points_and_run_again_it_completes_with_the_same_bytes(
     command, out = COMMANDS[verb](base, tmp_path / "out", workers), tmp_path / "out"
     for number, more in enumerate((1, 3, 40, 97)):
         marker, before = f"{tmp_path}-{number}", num_files(out)
-        process = start(*command, marker=marker)
+        process = start_held(*command, folder=out, num=before + more, marker=marker)
         wait_until(
             lambda before=before, more=more, process=process: (
                 num_files(out) >= before + more or process.poll() is not None
@@ -210,11 +217,12 @@ def parent_of(pid: int) -> int:
 @pytest.mark.parametrize("verb", sorted(COMMANDS))
 def test_a_worker_that_is_killed_is_replaced(verb: str, base: Path, tmp_path: Path) -> None:
     out, marker = tmp_path / "out", str(tmp_path)
-    process = start(*COMMANDS[verb](base, out, 2), marker=marker)
+    process = start_held(*COMMANDS[verb](base, out, 2), folder=out, num=5, marker=marker)
     wait_until(lambda: num_files(out) > 4 or process.poll() is not None)
     workers = [pid for pid in marked(marker) if pid != process.pid and parent_of(pid) != process.pid]
     assert process.poll() is None and workers, "nothing left to kill"
     os.kill(workers[0], signal.SIGKILL)
+    Path(f"{out}.goes-on").touch()
     outcome = finish(process)
     assert outcome.code == 0, outcome
     assert tree(out) == expected(base, verb)

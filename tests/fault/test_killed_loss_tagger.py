@@ -10,7 +10,7 @@ import pytest
 from skillshard.taggers.losses import scores
 from tests.commands import finish, marked, start, works
 from tests.conftest import tree
-from tests.fault.test_killed import kill_and_see_all_end, num_files, wait_until
+from tests.fault.test_killed import kill_and_see_all_end, num_files, start_held, wait_until
 from tests.unit.test_loss_tagger import small_corpus
 
 
@@ -62,11 +62,11 @@ def test_killed_in_the_last_stage_it_scores_no_finished_rows_again_and_ends_in_t
     options += ("--segment-at", ",.", "--answer-after", "= ", "--device", "cpu", "--workers", 1)
     works("tag", "loss", corpus, "--out", tmp_path / "whole", *options)
 
-    process = start("tag", "loss", corpus, "--out", out, *options, marker=str(tmp_path))
     records = out / ".work" / "records" / "score"
+    process = start_held("tag", "loss", corpus, "--out", out, *options, folder=records, num=2, marker=str(tmp_path))
     wait_until(lambda: len([*records.glob("*.json")]) >= 2 or process.poll() is not None, timeout_s=120)
     process.send_signal(number)
-    stopped = finish(process, timeout_s=60)
+    stopped = finish(process, timeout_s=240)
     wait_until(lambda: not marked(str(tmp_path)))
     finished = {path.stem for path in records.glob("*.json")}
     assert 2 <= len(finished) < 6, "killed too early or too late to show anything"

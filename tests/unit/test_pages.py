@@ -8,7 +8,7 @@ import pytest
 
 import skillshard as ss
 from tests.conftest import REPOSITORY, lines
-from tests.documents import blocks_of, check_output, check_unrun, run_document
+from tests.documents import blocks_of, check_output, check_unrun, commands_of, in_this_process, run_document
 from tests.tokenizers_trained import byte_tokenizer, save
 from tests.topics import WORDS
 
@@ -51,6 +51,32 @@ def test_the_blocks_of_a_page_run(page: Path, prepared: Path, tmp_path: Path) ->
     for path in prepared.iterdir():
         (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / path.name)
     run_document(page, tmp_path)
+
+
+SMALLER = {"--steps": 4, "--warmup": 2, "--seeds": 2, "--samples": 2000, "--trials": 2}
+"""Options of the commands that need minutes -> numbers with which the same commands need seconds."""
+
+
+def smaller(words: list[str]) -> list[object]:
+    """Return the words of a command with smaller numbers.
+
+    >>> smaller(["graph", "learn", "--steps", "200"])
+    ['graph', 'learn', '--steps', 4]
+    """
+    return [SMALLER.get(before, word) for before, word in zip(["", *words], words, strict=False)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", ["graph", "compare", "no-metadata"])
+def test_the_commands_that_need_minutes_run_with_smaller_numbers(page: str, prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    blocks = [
+        block for block in blocks_of((DOCS / "howto" / f"{page}.md").read_text()) if "needs minutes" in block.mark
+    ]
+    assert blocks
+    for words in commands_of(blocks[0].code):
+        outcome = in_this_process([str(word) for word in smaller(words)], tmp_path)
+        assert outcome.code == 0, (words, outcome)
 
 
 def test_a_block_with_an_option_that_does_not_exist_is_noticed() -> None:
