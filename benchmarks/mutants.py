@@ -190,6 +190,7 @@ NEAR = {
         *SPLIT,
     ],
     "skillshard/shards/mapped.py": [
+        "tests/fault/test_many_skills.py",
         "tests/fault/test_damaged_shards.py",
         "tests/fault/test_damaged_tokens.py",
         *SHARDS,

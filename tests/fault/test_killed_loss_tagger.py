@@ -63,7 +63,8 @@ def test_killed_in_the_last_stage_it_scores_no_finished_rows_again_and_ends_in_t
     works("tag", "loss", corpus, "--out", tmp_path / "whole", *options)
 
     records = out / ".work" / "records" / "score"
-    process = start_held("tag", "loss", corpus, "--out", out, *options, folder=records, num=2, marker=str(tmp_path))
+    # Two records, and the third one before it has its name.
+    process = start_held("tag", "loss", corpus, "--out", out, *options, folder=records, num=3, marker=str(tmp_path))
     wait_until(lambda: len([*records.glob("*.json")]) >= 2 or process.poll() is not None, timeout_s=120)
     process.send_signal(number)
     stopped = finish(process, timeout_s=240)

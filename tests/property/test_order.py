@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from skillshard.keyed_random import permutation
 from skillshard.mixing.order import SCALE_BITS, fixed_point, interleave, limited_quotas, quotas
-from skillshard.mixing.skill_order import STRIPE_ROWS, SkillOrder
+from skillshard.mixing.skill_order import STRIPE_ROWS, Permutation, SkillOrder
 
 raw_weights = st.lists(st.floats(0, 1), min_size=1, max_size=9).filter(lambda weights: sum(weights) > 1e-6)
 
@@ -155,3 +155,16 @@ def test_tokens_are_counted_and_found_in_shards_of_several_stripes(
         for token in {int(share * begins[-1]) for share in shares if begins[-1]}:
             position, begin = order.find_token(epoch, token, shard_tokens, counts.__getitem__, extra=extra)
             assert begins[position] == begin <= token < begins[position + 1]
+
+
+@given(st.lists(st.integers(1, 2 * STRIPE_ROWS), min_size=1, max_size=5), st.integers(0, 9))
+@settings(max_examples=50, deadline=None)  # the time of the machine does not concern the order
+def test_the_rows_of_appended_shards_are_permuted_by_the_number_of_the_shard(shard_rows: list[int], first: int) -> None:
+    """The order of a run must not change where a later version counts the shards of an appended part from 0."""
+    appended = Permutation(np.array(shard_rows), first, ("appended", first), ("add",))
+    segments = appended.read(0, appended.num_samples).segments
+    assert {shard for shard, _ in segments} == set(range(first, first + len(shard_rows)))
+    for shard, rows in segments:
+        stripe = int(rows[0]) // STRIPE_ROWS
+        expected = stripe * STRIPE_ROWS + permutation(len(rows), "add", shard, stripe)
+        assert rows.tolist() == expected.tolist()

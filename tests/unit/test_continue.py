@@ -12,6 +12,7 @@ from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.ledger import HANDOVER, DirectoryLedger
 from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.place_records import SkillPosition
 from skillshard.mixing.records import open_records
 from skillshard.policies import Policy, chain, max_change, proportional, skill_it, stratified
 from skillshard.shards.read import ShardSet
@@ -263,3 +264,33 @@ def test_a_needless_restart_is_refused(shards: ShardSet, tmp_path: Path) -> None
     trained(shards, tmp_path / "1")
     with pytest.raises(ShardError, match=r"restart names 'add', and this skill .* needs no restart"):
         goes_on(shards, tmp_path / "1", tmp_path / "2", restart=["add"])
+
+
+POSITION = {
+    "skill": "add",
+    "label": "add",
+    "content": "0",
+    "num_shards": 3,
+    "num_samples": 10,
+    "seed": 0,
+    "epoch": 1,
+    "position": 5,
+    "passes": 1.5,
+    "layers": [{"num_shards": 2, "position": 0}, {"num_shards": 3, "position": 4}],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"position": 11, "passes": 2.1}, "add: 11 draws of epoch 1 are not 2.1 passes"),
+        ({"passes": 1.4}, "add: 5 draws of epoch 1 are not 1.4 passes"),
+        ({"num_shards": 4}, "the layers of the epoch do not rise to 4 shards"),
+        ({"layers": [{"num_shards": 3, "position": 1}]}, "the layers of the epoch do not rise to 3 shards"),
+        ({"layers": POSITION["layers"][::-1]}, "the layers of the epoch do not rise to 3 shards"),  # type: ignore[index]
+    ],
+)
+def test_a_place_whose_numbers_do_not_fit_each_other_is_refused(changes: dict[str, Any], sentence: str) -> None:
+    assert SkillPosition(**POSITION).drawn == 15  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=sentence):
+        SkillPosition(**(POSITION | changes))  # type: ignore[arg-type]
