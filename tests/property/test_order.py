@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from skillshard.keyed_random import permutation
 from skillshard.mixing.order import SCALE_BITS, fixed_point, interleave, limited_quotas, quotas
-from skillshard.mixing.skill_order import STRIPE_ROWS, Permutation, SkillOrder
+from skillshard.mixing.skill_order import STRIPE_ROWS, OpenEpoch, Permutation, SkillOrder
 
 raw_weights = st.lists(st.floats(0, 1), min_size=1, max_size=9).filter(lambda weights: sum(weights) > 1e-6)
 
@@ -129,32 +129,49 @@ def test_epochs_differ_and_so_do_seeds_and_skills() -> None:
     assert all(order != earlier for number, order in enumerate(orders) for earlier in orders[:number])
 
 
+def check_tokens(order: SkillOrder, epoch: int, *, extra: int, shares: list[float]) -> None:
+    """Compare counts and searches of tokens at shares of an epoch with the sums over all samples of the epoch."""
+    # Some samples have no token.
+    counts = [np.random.default_rng([7, int(rows)]).integers(0, 9, rows) for rows in order.shard_rows]
+    shard_tokens = np.array([rows.sum() for rows in counts])
+    first = epoch * order.num_samples
+    sizes = [counts[shard][row] for shard, row in places(order, first, first + order.num_samples)]
+    before = np.concatenate([[0], np.cumsum(sizes)])
+    for position in {int(share * (order.num_samples + 1)) for share in shares}:
+        num_tokens = order.tokens_before(first + position, shard_tokens, counts.__getitem__)
+        assert num_tokens == epoch * before[-1] + before[position]
+    begins = before + extra * np.arange(len(before))
+    for token in {int(share * begins[-1]) for share in shares if begins[-1]}:
+        position, begin = order.find_token(epoch, token, shard_tokens, counts.__getitem__, extra=extra)
+        assert begins[position] == begin <= token < begins[position + 1]
+
+
+shares_of_an_epoch = st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=12)
+
+
 @given(
     st.lists(st.integers(1, 3 * STRIPE_ROWS), min_size=1, max_size=4),
     st.integers(0, 99),
     st.sampled_from([0, 1]),
-    st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=12),
+    shares_of_an_epoch,
 )
 @settings(max_examples=50, deadline=None)  # the time of the machine does not concern the order
 def test_tokens_are_counted_and_found_in_shards_of_several_stripes(
     shard_rows: list[int], seed: int, extra: int, shares: list[float]
 ) -> None:
-    """The counts and the search go down from the shards over the stripes to the rows. The expected numbers come from the whole epoch."""
+    """The counts and the search go down from the shards over the stripes to the rows."""
     order = SkillOrder(np.array(shard_rows), (seed, "add"))
-    # Some samples have no token.
-    counts = [np.random.default_rng([seed, rows]).integers(0, 9, rows) for rows in shard_rows]
-    shard_tokens = np.array([rows.sum() for rows in counts])
     for epoch in (0, 1):
-        first = epoch * order.num_samples
-        sizes = [counts[shard][row] for shard, row in places(order, first, first + order.num_samples)]
-        before = np.concatenate([[0], np.cumsum(sizes)])
-        for position in {int(share * (order.num_samples + 1)) for share in shares}:
-            num_tokens = order.tokens_before(first + position, shard_tokens, counts.__getitem__)
-            assert num_tokens == epoch * before[-1] + before[position]
-        begins = before + extra * np.arange(len(before))
-        for token in {int(share * begins[-1]) for share in shares if begins[-1]}:
-            position, begin = order.find_token(epoch, token, shard_tokens, counts.__getitem__, extra=extra)
-            assert begins[position] == begin <= token < begins[position + 1]
+        check_tokens(order, epoch, extra=extra, shares=shares)
+
+
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=4), st.sampled_from([0, 1]), shares_of_an_epoch, st.data())
+def test_tokens_are_counted_and_found_in_an_epoch_that_appended_shards_join(
+    shard_rows: list[int], extra: int, shares: list[float], data: st.DataObject
+) -> None:
+    joined_at = data.draw(st.integers(0, shard_rows[0]))
+    opened = OpenEpoch(0, 0, ((1, 0), (len(shard_rows), joined_at)))
+    check_tokens(SkillOrder(np.array(shard_rows), (0, "add"), opened), 0, extra=extra, shares=shares)
 
 
 @given(st.lists(st.integers(1, 2 * STRIPE_ROWS), min_size=1, max_size=5), st.integers(0, 9))
