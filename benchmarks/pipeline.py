@@ -200,7 +200,7 @@ RATIOS = (
 
 
 def _tag(folder: Path, kind: str, out: Path) -> list[object]:
-    # The tiny corpus has two partitions, because a single partition is read by the command itself, without a worker to start.
+    # The tiny corpus has several partitions, because a single partition is read by the command itself, without a worker to start.
     size = "12KiB" if folder.name == "tiny" else "64MiB"
     return [
         "tag",
