@@ -59,7 +59,7 @@ def replay(
     chain = None if last else Chain.of(records)
     with Bars() as bars, bars.working("replaying"):
         # Read for the newest run first: a policy that does not exist or does not fit this run is a fault that --last does not cure.
-        other = None if policy is None else read_policy(policy, skills=records.run.skills)
+        other = None if policy is None else read_policy(policy, skills=records.run.skills, unit=records.run.unit)
         if chain is None or len(chain.segments) == 1:
             replays = [decide_again(run, other, graphs=graphs or ())]
         else:

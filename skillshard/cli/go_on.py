@@ -140,7 +140,7 @@ def go_on(
         known = matched(handover, opened, seed=records.run.seed)
         if policy is not None:
             policy_of_run, beginning = policy_at_beginning(
-                policy_given(policy, Context(skills=opened.skills)),
+                policy_given(policy, Context(skills=opened.skills, unit=records.run.unit)),
                 handover,
                 known,
                 records.run,

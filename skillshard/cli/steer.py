@@ -23,12 +23,11 @@ def steer(
 ) -> None:
     """Give a run other weights from the next undecided round on. The policy goes on observing the losses."""
     from skillshard.mixing.steer import steer as record_steering
-    from skillshard.mixing.weights_file import read_weights
 
     if (weights is not None) + freeze + resume != 1:
         raise typer.BadParameter("give either --weights, --freeze or --resume.", param_hint="--weights")
     action: Literal["weights", "freeze", "resume"] = "freeze" if freeze else "resume" if resume else "weights"
-    steering = record_steering(run, action, why=why, weights=None if weights is None else read_weights(weights))
+    steering = record_steering(run, action, why=why, weights=weights)
     typer.echo(
         f"{run}: steering {steering.number} ({action}) acts from round {steering.record.first_round:,} on, or from the next undecided round on."
     )

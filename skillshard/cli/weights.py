@@ -456,7 +456,8 @@ def weights(
     if draws is not None and policy != "unimax" and is_by_name(policy):
         raise typer.BadParameter(f"policy {policy} does not take it: only unimax does.", param_hint="--draws")
     opened = choose_skills(cache.open(shards), skills)
-    chosen = _static_policy(policy, opened.skills, options, among=CONSTANT, draws=draws)
+    unit = "samples" if tokens is None else "tokens"
+    chosen = _static_policy(policy, opened.skills, options, among=CONSTANT, draws=draws, unit=unit)
     if at is not None and out is not None:
         raise typer.BadParameter("a file of weights holds for each draw: leave out --out.", param_hint="--at")
     counts = None if tokens is None else TokenSet.open(tokens)
@@ -474,6 +475,7 @@ def _static_policy(
     among: Sequence[str],
     draws: int | None,
     losses: str | None = None,
+    unit: str = "samples",
 ) -> "Policy":
     """Make a policy from its options. The library refuses options that the policy does not take."""
     from skillshard.mixing.listing import static_policy
@@ -493,6 +495,7 @@ def _static_policy(
         targets=options.targets,
         losses=losses,
         floor=options.floor,
+        unit=unit,
     )
 
 

@@ -42,6 +42,9 @@ def in_options(sentence: str) -> str:
     >>> Running.begin([click.Option(["--on-bad-sample"]), click.Option(["--clamp/--keep-negative"], default=True)])
     >>> in_options("Give `on_bad_sample='set-aside'`, or `clamp=False`, or `another`.")
     'Give --on-bad-sample set-aside, or --keep-negative, or `another`.'
+    >>> Running.begin([click.Option(["--restart"], multiple=True)])
+    >>> in_options("Give `restart=['add', 'two words']`.")
+    "Give --restart add --restart 'two words'."
     >>> Running.begin([])
     """
     return _NAMED.sub(_in_options, sentence)
@@ -58,7 +61,11 @@ def _in_options(match: re.Match[str]) -> str:
     if value == "False" and parameter.secondary_opts:
         return str(parameter.secondary_opts[0])
     word = _word(parameter)
-    return word if value is None or getattr(parameter, "is_flag", False) else f"{word} {_shell(value)}"
+    if value is None or getattr(parameter, "is_flag", False):
+        return word
+    if value.startswith("[") and getattr(parameter, "multiple", False):
+        return " ".join(f"{word} {_shell(repr(item))}" for item in ast.literal_eval(value))
+    return f"{word} {_shell(value)}"
 
 
 def _word(parameter: Any) -> str:

@@ -64,7 +64,7 @@ def parse_policy(text: str, *, skills: Sequence[str], targets: Sequence[str], dr
         raise PolicyError(
             f"policy {name!r}{did_you_mean(name, POLICIES)}: give {', '.join(POLICIES)}, or a file, FILE.json."
         )
-    context = Context(skills=skills, targets=targets, defaults={"draws": draws})
+    context = Context(skills=skills, targets=targets, defaults={"draws": draws}, unit="samples")
     try:
         policy = policy_given(text, context)
     except SkillshardError as error:

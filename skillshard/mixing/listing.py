@@ -74,6 +74,7 @@ def static_policy(
     targets: Sequence[str] | None = None,
     losses: str | None = None,
     floor: float = 0.0,
+    unit: str = "samples",
 ) -> Policy:
     """Make a policy that needs no trainer, from a name and arguments.
 
@@ -93,9 +94,10 @@ def static_policy(
         targets: Evaluation skills of the graph that count. Empty or None: all evaluation skills.
         losses: File of skill -> loss of the untrained model, for the curricula.
         floor: Minimal weight of a skill. 0: no floor.
+        unit: Unit of the weights, "samples" or "tokens".
 
     Raises:
-        PolicyError: The name is unknown, or an argument is missing or unknown to the policy.
+        PolicyError: The name is unknown, an argument is missing or unknown to the policy, or a file of weights has another unit.
         GraphError: The file is no graph, or the graph lacks a skill.
     """
     values = {
@@ -111,14 +113,14 @@ def static_policy(
         "draws": draws,
     }
     if not is_by_name(policy):
-        chosen = _written(policy, skills, values)
+        chosen = _written(policy, skills, values, unit)
         return chain(chosen, floored(floor)) if floor else chosen
     _check_arguments(policy, among, values)
-    chosen = _policy(policy, skills, draws, tau, epochs, weights, new, graph, eta, prior, targets, losses)
+    chosen = _policy(policy, skills, draws, tau, epochs, weights, new, graph, eta, prior, targets, losses, unit)
     return chain(chosen, floored(floor)) if floor else chosen
 
 
-def _written(text: str, skills: Sequence[str], given: Mapping[str, Any]) -> Policy:
+def _written(text: str, skills: Sequence[str], given: Mapping[str, Any], unit: str) -> Policy:
     """Make a policy that is written with its arguments. SKILL-IT has static weights, as by its name alone."""
     others = [f"`{argument}`" for argument, value in given.items() if value is not None and argument != "draws"]
     if others:
@@ -126,7 +128,7 @@ def _written(text: str, skills: Sequence[str], given: Mapping[str, Any]) -> Poli
             f"{shortened(text, 60)} is written with its arguments: write {' and '.join(others)} there too, and leave the option out."
         )
     draws = {} if given["draws"] is None else {"draws": given["draws"]}
-    policy = policy_given(text, Context(skills=skills, defaults={"mode": "static", **draws}))
+    policy = policy_given(text, Context(skills=skills, defaults={"mode": "static", **draws}, unit=unit))
     if policy.reads_losses:
         readers = [
             inner.name for inner in policies_within(policy) if inner.reads_losses and not isinstance(inner, Holding)
@@ -178,6 +180,7 @@ def _policy(
     prior: str | None,
     targets: Sequence[str] | None,
     losses: str | None,
+    unit: str,
 ) -> Policy:
     curricula: dict[str, Callable[..., Policy]] = {
         "curriculum": curriculum,
@@ -189,12 +192,12 @@ def _policy(
     if epochs is not None and draws is not None:
         return unimax(draws=draws, epochs=epochs)
     if weights is not None:
-        return fixed(read_weights(weights), new=_new(new))
+        return fixed(read_weights(weights, unit=unit), new=_new(new))
     if graph is not None:
         opened = SkillGraph.open(graph).choose(rows=skills, columns=targets or None)
         if eta is None:
             return skill_stratified(opened)
-        start = None if prior is None else read_weights(prior)
+        start = None if prior is None else read_weights(prior, unit=unit)
         return skill_it(opened, eta=eta, mode="static", prior=start)
     if losses is not None and draws is not None:
         return curricula[name](read_weights(losses), draws=draws)

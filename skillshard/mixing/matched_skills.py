@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from skillshard import canonical, places
-from skillshard.errors import ShardError, name_some
+from skillshard.errors import ShardError, name_some, with_suggestions
 from skillshard.mixing.place_records import (
     SkillPosition,
 )
@@ -137,10 +137,16 @@ def _check_restart(
     handover: HandoverRecord, shards: ShardSet, suspects: list[str], removed: list[SkillPosition], num_repeated: int
 ) -> None:
     """Raise ShardError unless exactly the skills that must begin again are named in `restart`."""
+    unknown = [skill for skill in handover.restart if skill not in shards.train]
+    if unknown:
+        raise ShardError(
+            f"`restart` names {name_some(with_suggestions(unknown, list(shards.train)))}, and {places.public(shards.root)} has no such skill. The skills are "
+            f"{name_some(shards.train)}."
+        )
     needless = [skill for skill in handover.restart if skill not in suspects]
     if needless:
         raise ShardError(
-            f"restart names {name_some(map(repr, needless))}, and {'this skill' if len(needless) == 1 else 'these skills'} of "
+            f"`restart` names {name_some(map(repr, needless))}, and {'this skill' if len(needless) == 1 else 'these skills'} of "
             f"{places.public(shards.root)} need{'s' if len(needless) == 1 else ''} no restart: every skill with known samples continues, and a skill "
             "with new samples begins by itself. Leave the name out."
         )
@@ -150,5 +156,5 @@ def _check_restart(
             f"{name_some(map(repr, missing))} in {places.public(shards.root)} may hold samples of {name_some(repr(position.skill) for position in removed)}, "
             f"which the run has begun to draw and which {'is' if len(removed) == 1 else 'are'} gone: the skills were split, merged or tagged anew. Up to "
             f"{counted(num_repeated, 'sample')} would come twice in an epoch. To begin these skills again in spite of that, give "
-            f"restart={missing!r}. To add samples to a skill, use 'skillshard shard --append'."
+            f"`restart={missing!r}`. To add samples to a skill, use 'skillshard shard --append'."
         )

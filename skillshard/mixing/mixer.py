@@ -375,6 +375,9 @@ class Mixer:
             saved=saved,
             tokens=tokens if old_tokens is None else old_tokens,
         )
+        if isinstance(shards, ShardSet):  # the constructor refuses anything else
+            # A refusal must come before the ledger has the handover. A call with a mended `restart` would be refused otherwise.
+            matched(handover, shards, seed=run.seed)
         put_handover(own, handover)
         unit = run.unit if unit is None else unit
         if unit == "blocks" and run.blocks is not None and block_tokens is None:

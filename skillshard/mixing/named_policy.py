@@ -71,6 +71,7 @@ class Context:
         targets: Evaluation skills that count. A graph is reduced to these columns. Empty: all columns.
         defaults: Values of arguments that a policy has and the text does not name.
         opened: Places of the graphs that were opened.
+        unit: Unit of the weights, "samples", "tokens" or "blocks". Files with weights of another unit are refused. None: unknown.
     """
 
     folder: str | None = None
@@ -79,9 +80,11 @@ class Context:
     absent: Collection[str] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
+    unit: str | None = None
 
     def weights(self, words: str) -> dict[str, float]:
-        return self.present(read_weights(words if words.lstrip().startswith("{") else self._place_of(words)))
+        source = words if words.lstrip().startswith("{") else self._place_of(words)
+        return self.present(read_weights(source, unit=self.unit))
 
     def present(self, weights: Mapping[str, Any]) -> dict[str, Any]:
         """Return weights without the skills that the run does not have yet."""

@@ -42,16 +42,19 @@ MOST_NESTED = 8
 _NAME_FORM = re.compile(r"\w+(:(?!//)|\+|$)")
 
 
-def read_policy(source: str | os.PathLike[str], *, skills: Sequence[str] | None = None) -> Policy:
+def read_policy(
+    source: str | os.PathLike[str], *, skills: Sequence[str] | None = None, unit: str | None = None
+) -> Policy:
     """Read a policy from a file of JSON. Every command that takes a policy takes the same file.
 
     Args:
         source: File of JSON whose name ends with .json, see schemas/policy-1.json. A text that begins with { is read as JSON, and a
             text such as "loss_order:eta=0.5+floor:least=0.01" is a policy by its name.
         skills: Training skills. Graphs are reduced to the rows of these skills. None: graphs are not reduced.
+        unit: Unit of the weights in the run, "samples", "tokens" or "blocks". None: files with weights of any unit are taken.
 
     Raises:
-        PolicyError: The file holds no policy. The message names the place in the file.
+        PolicyError: The file holds no policy, or names a file of weights of another unit. The message names the place in the file.
         StorageError: The file cannot be read, or is not JSON.
         GraphError: The file of a graph holds no graph.
 
@@ -61,7 +64,7 @@ def read_policy(source: str | os.PathLike[str], *, skills: Sequence[str] | None 
     Traceback (most recent call last):
     skillshard.errors.PolicyError: the JSON of the policy, stages.0: unknown key 'untill' (did you mean 'until'?). The keys: until, policy, weights.
     """
-    return policy_given(os.fspath(source), Context(skills=skills))
+    return policy_given(os.fspath(source), Context(skills=skills, unit=unit))
 
 
 def policy_given(text: str, context: Context | None = None) -> Policy:

@@ -194,7 +194,7 @@ def _policy_of(
             run.policy, run.policy_arguments, graphs=[os.fspath(graph) for graph in graphs], skills=run.skills
         )
     if isinstance(policy, str):
-        policy = policy_given(policy, Context(skills=run.skills, absent=set(newest) - set(run.skills)))
+        policy = policy_given(policy, Context(skills=run.skills, absent=set(newest) - set(run.skills), unit=run.unit))
     return in_draws(policy, _facts(segment.records))
 
 

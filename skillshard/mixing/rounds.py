@@ -599,7 +599,8 @@ class Rounds:
         if would_wait_for_itself:
             return (
                 f"round {number} needs losses at draw {needed:,} or later, and {seen}. The thread that reports also asks for this round, so the "
-                f"thread would wait for itself. Report at least once per round of {round_draws:,} draws, before the thread reads on.{hint}"
+                f"thread would wait for itself. Report losses of draw {needed:,} or a later draw before the thread reads on. Reports at the end of each round "
+                f"of {round_draws:,} draws are enough.{hint}"
             )
         return (
             f"waited {self.wait_s:g} s for round {number}: {seen}, and round {number} needs an observation at {needed:,} or later. Is the trainer "

@@ -9,6 +9,7 @@ from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import open_records
 from skillshard.mixing.round_records import SteerRecord
 from skillshard.mixing.steering import Steering, steer_name, steerings
+from skillshard.mixing.weights_file import read_weights
 from skillshard.policies import fixed
 
 Action = Literal["weights", "freeze", "resume"]
@@ -19,7 +20,7 @@ def steer(
     action: Action,
     *,
     why: str,
-    weights: Mapping[str, float] | None = None,
+    weights: Mapping[str, float] | str | os.PathLike[str] | None = None,
 ) -> Steering:
     """Record that a run takes other weights from the next undecided round on.
 
@@ -28,7 +29,8 @@ def steer(
         action: "weights": the given weights. "freeze": the weights of the last decided round. "resume": the policy decides again. The policy has
             observed all losses meanwhile.
         why: Reason, for readers of the record.
-        weights: Skill -> weight in the run's unit, for "weights". A skill without a weight is refused.
+        weights: Skill -> weight in the run's unit, or a source of weights as for `read_weights`, for "weights". A skill without a weight is
+            refused.
 
     Returns:
         The steering with its number.
@@ -61,6 +63,8 @@ def steer(
             f"{own} has decided no round, so no weights can be frozen: give weights, or wait for the first round."
         )
     values = None
+    if isinstance(weights, str | os.PathLike):
+        weights = read_weights(weights, unit=run.unit)
     if weights is not None:
         _refuse_other_skills(own, weights, run.skills)
         values = fixed(weights).init(run.skills)["weights"]

@@ -123,17 +123,18 @@ def _round_at(policy: Policy, at: int | None, sizes: Sequence[int]) -> NextRound
     return None
 
 
-def read_weights(source: str | os.PathLike[str]) -> dict[str, float]:
+def read_weights(source: str | os.PathLike[str], *, unit: str | None = None) -> dict[str, float]:
     """Read weights from a file of weights, a file of a proposal, or a JSON object of skill names and numbers.
 
     Args:
         source: Path of the file. A text that begins with { is read as JSON in place of a file.
+        unit: Unit of the weights where they are used, "samples", "tokens" or "blocks". None: a file of either unit is taken.
 
     Returns:
         Skill -> weight, not normalized.
 
     Raises:
-        PolicyError: The file holds no weights, a weight is no number >= 0, or no weight is above 0.
+        PolicyError: The file holds no weights, a weight is no number >= 0, no weight is above 0, or the file records another unit.
         StorageError: The file cannot be read, or is not JSON.
 
     >>> read_weights('{"add": 3, "carry": 1}')
@@ -146,7 +147,23 @@ def read_weights(source: str | os.PathLike[str]) -> dict[str, float]:
     is_text = text.lstrip().startswith("{")
     place = text if not is_text or len(text) <= 60 else f"{text[:57]}..."
     value = canonical.from_json(text.encode(), place) if is_text else storage.read_json(source)
-    return _weights_in(value, place)
+    weights = _weights_in(value, place)
+    _refuse_other_unit(value, unit, place)
+    return weights
+
+
+def _refuse_other_unit(value: Mapping[str, Any], unit: str | None, place: str) -> None:
+    """Raise PolicyError if a file of `skillshard weights` has weights of another unit. Other files record no unit."""
+    if unit is None or value.get("schema") != WEIGHTS_SCHEMA:
+        return
+    # Blocks have equal numbers of tokens, so a share of the blocks is a share of the tokens.
+    counted = "samples" if unit == "samples" else "tokens"
+    if value.get("unit") != counted:
+        remedy = "without `tokens`" if counted == "samples" else "with `tokens`, the token counts of the shards"
+        raise PolicyError(
+            f"{place} holds weights as shares of {value.get('unit')}, and here a weight is a share of {unit}. Make the file again {remedy} "
+            "('skillshard weights'), or give the bare numbers as JSON."
+        )
 
 
 def _weights_in(value: Any, place: str) -> dict[str, float]:

@@ -262,8 +262,11 @@ def test_skills_that_may_hold_samples_of_a_begun_skill_need_a_restart(shards: Sh
 
 def test_a_needless_restart_is_refused(shards: ShardSet, tmp_path: Path) -> None:
     trained(shards, tmp_path / "1")
-    with pytest.raises(ShardError, match=r"restart names 'add', and this skill .* needs no restart"):
+    with pytest.raises(ShardError, match=r"`restart` names 'add', and this skill .* needs no restart"):
         goes_on(shards, tmp_path / "1", tmp_path / "2", restart=["add"])
+    with pytest.raises(ShardError, match=r"`restart` names 'ad' \(did you mean 'add'\?\), and .* has no such skill"):
+        goes_on(shards, tmp_path / "1", tmp_path / "2", restart=["ad"])
+    goes_on(shards, tmp_path / "1", tmp_path / "2")  # the refused calls left nothing behind
 
 
 POSITION = {

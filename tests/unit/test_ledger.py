@@ -224,7 +224,10 @@ def test_a_thread_that_would_wait_for_its_own_report_is_told_at_once(
     strict = build(shards, tmp_path, lag=0, wait_s=600.0)
     strict.report(4, GOOD)
     with pytest.raises(
-        RoundError, match=re.escape("so the thread would wait for itself. Report at least once per round of 64 draws")
+        RoundError,
+        match=re.escape(
+            "so the thread would wait for itself. Report losses of draw 64 or a later draw before the thread reads on. Reports at the end of each round of 64 draws"
+        ),
     ):
         strict.round(1)
 

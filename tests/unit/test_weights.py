@@ -16,6 +16,7 @@ from skillshard import canonical, storage
 from skillshard.errors import PolicyError, ShardError, SkillshardError
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.listing import ARGUMENTS, CONSTANT, static_policy
+from skillshard.mixing.policy_file import read_policy
 from skillshard.mixing.weights_file import read_weights, weigh
 from skillshard.policies import odm, skill_it, unimax
 from skillshard.shards.read import ShardSet
@@ -282,3 +283,28 @@ def test_policies_whose_weights_change_during_a_run_have_no_weights_to_write(sha
 def test_a_shard_set_without_training_samples_has_no_weights(shards: ShardSet) -> None:
     with pytest.raises(ShardError, match="has no training shards of these skills"):
         weigh(replace(shards, chosen=()), unimax(draws=4, epochs=1.0))
+
+
+def test_weights_as_shares_of_tokens_are_refused_where_samples_are_counted(shards: ShardSet, tmp_path: Path) -> None:
+    """The two files hold other numbers, and a mixture of the wrong unit would train without a word."""
+    tokens = write_tokens(shards, byte_tokenizer(["add carry"]), tmp_path / "tokens", backend=HERE)
+    of_tokens, of_samples = tmp_path / "tokens.json", tmp_path / "samples.json"
+    works("weights", shards.root, "--policy", "proportional", "--tokens", tokens.root, "--out", of_tokens)
+    works("weights", shards.root, "--policy", "proportional", "--out", of_samples)
+    assert read_weights(of_tokens) == read_weights(of_tokens, unit="tokens") == read_weights(of_tokens, unit="blocks")
+    assert read_weights(of_samples) == read_weights(of_samples, unit="samples")
+    assert "shares of tokens, and here a weight is a share of samples" in fails(
+        "mix", shards.root, "--policy", "fixed", "--weights", of_tokens, "--draws", 10
+    )
+    assert "Make the file again without `tokens`" in fails(
+        "mix", shards.root, "--policy", f"fixed:weights={of_tokens}", "--draws", 10
+    )
+    assert "shares of samples, and here a weight is a share of tokens" in fails(
+        "weights", shards.root, "--policy", "fixed", "--weights", of_samples, "--tokens", tokens.root
+    )
+    with pytest.raises(PolicyError, match="here a weight is a share of samples"):
+        read_policy(f"fixed:weights={of_tokens}", unit="samples")
+    works("mix", shards.root, "--draws", 10, "--round-draws", 10, "--ledger", tmp_path / "run")
+    sentence = fails("steer", tmp_path / "run", "--weights", of_tokens, "--why", "a test")
+    assert "here a weight is a share of samples" in sentence
+    works("steer", tmp_path / "run", "--weights", of_samples, "--why", "a test")
