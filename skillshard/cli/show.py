@@ -61,9 +61,6 @@ def inspect(
 ) -> None:
     """Show the contents of an artefact."""
     from skillshard.artefact import has_not_begun
-    from skillshard.mixing.ledger import DirectoryLedger
-    from skillshard.report.handover import show_waiting_run
-    from skillshard.report.text import show
 
     if not follow:
         Verb.given.refuse(["every"], "belongs to --follow")
@@ -76,7 +73,8 @@ def inspect(
         Verb.given.refuse(
             [name for name in others if name in Verb.given], f"does not go with {'--csv' if csv else '--follow'}"
         )
-        _refuse_all_but_a_run(place, "--csv" if csv else "--follow")
+        if csv or not has_not_begun(place):  # a run that begins later can be followed
+            _refuse_all_but_a_run(place, "--csv" if csv else "--follow")
     if csv:
         _write_table(place)
         return
@@ -94,15 +92,25 @@ def inspect(
         return
     if against is None and pictures is None and skills_range is None:
         Verb.given.refuse(["corpus"], "is where --against reads a field from: give --against FIELD")
-        if has_not_begun(place):
-            show_waiting_run(DirectoryLedger(place))
-        else:
-            show(place)
+        _show(place)
         return
     from skillshard.report.clusters import show_clusters
 
     tried = None if skills_range is None else parse_range(skills_range)
     show_clusters(place, against=against, corpus=corpus, pictures=pictures, skills_range=tried)
+
+
+def _show(place: str) -> None:
+    """Show an artefact, or a run that has not begun."""
+    from skillshard.artefact import has_not_begun
+    from skillshard.mixing.ledger import DirectoryLedger
+    from skillshard.report.handover import show_waiting_run
+    from skillshard.report.text import show
+
+    if has_not_begun(place):
+        show_waiting_run(DirectoryLedger(place))
+    else:
+        show(place)
 
 
 def _refuse_all_but_a_run(place: str, option: str) -> None:
@@ -132,11 +140,9 @@ def _follow(place: str, every: float) -> None:
     """Show a run until Ctrl-C."""
     from rich.console import Console
 
-    from skillshard.report.text import show
-
     while True:
         Console().clear()  # nothing is cleared where the output is no terminal
-        show(place)
+        _show(place)
         sys.stdout.flush()
         time.sleep(every)
 

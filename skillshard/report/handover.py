@@ -44,16 +44,22 @@ def show_places(handover: HandoverRecord, skills: Sequence[SkillPosition], chang
     Args:
         handover: Handover of the run.
         skills: Places of the skills of the new run. The other skills of the handover are absent.
-        changes: What happens to each skill. Empty: unknown.
+        changes: What happens to each of these skills. Empty: unknown, because the shards of the new run are not given.
     """
+    if not changes:  # a column about the new run would say nothing
+        print_table(("skill", *_PLACE_COLUMNS), [(place.skill, *_shown(place)) for place in skills])
+        return
     present = {own.label for own in skills}
-    states = [(place, changes.get(place.skill, "-")) for place in skills]
-    states += [(place, "is absent") for place in handover.skills if place.label not in present]
-    rows = [
-        (place.skill, state, f"{place.epoch:,}", f"{place.position:,} of {place.num_samples:,}")
-        for place, state in states
-    ]
-    print_table(("skill", "in the new run", "epoch", "drawn of it"), rows)
+    rows = [(place.skill, changes[place.skill], *_shown(place)) for place in skills]
+    rows += [(place.skill, "is absent", *_shown(place)) for place in handover.skills if place.label not in present]
+    print_table(("skill", "in the new run", *_PLACE_COLUMNS), rows)
+
+
+_PLACE_COLUMNS = ("epoch", "drawn in the epoch")
+
+
+def _shown(place: SkillPosition) -> tuple[str, str]:
+    return f"{place.epoch:,}", f"{place.position:,} of {place.num_samples:,}"
 
 
 def stretches_of(handover: HandoverRecord) -> list[str]:

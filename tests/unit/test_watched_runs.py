@@ -229,6 +229,22 @@ def test_follow_shows_the_run_again_until_it_is_stopped(shards: ShardSet, tmp_pa
     assert finish(process).code == 130
 
 
+def test_follow_waits_for_the_beginning_of_a_continued_run(shards: ShardSet, tmp_path: Path) -> None:
+    trained(shards, tmp_path / "run", policies.stratified(), [], num_steps=5)
+    works("continue", tmp_path / "run", "--draw", 0, "--out", tmp_path / "next")
+    process = start("inspect", tmp_path / "next", "--follow", "--every", "0.2")
+    assert process.stdout is not None
+    lines = iter(process.stdout.readline, "")
+    assert any("no round is decided yet" in line for line in lines), "the command ended by itself"
+    mixer = Mixer.continue_from(
+        tmp_path / "run", draw=0, shards=shards, policy=policies.proportional(), ledger=tmp_path / "next"
+    )
+    mixer.batch(0, 8)
+    assert any("policy proportional" in line for line in lines), "the command ended by itself"
+    process.send_signal(signal.SIGINT)
+    assert finish(process).code == 130
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
