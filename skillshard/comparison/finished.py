@@ -1,7 +1,7 @@
 """Compare finished runs of any trainer by the losses in their ledgers, paired by seed."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -95,17 +95,50 @@ def _common(histories: dict[str, History], targets: Sequence[str]) -> tuple[str,
     return tuple(sorted(set(targets) or common))
 
 
+MOST_NAMED = 3
+"""Largest number of arguments in the name of a policy. More arguments, or a long value such as a digest, would make a column too wide."""
+MOST_CHARS = 10
+"""Largest number of characters of an argument's value in the name of a policy."""
+
+
 def _names(places: Sequence[str], policies: dict[str, tuple[str, object]]) -> dict[str, str]:
-    """Return the name of the policy of each run. Policies that differ only in their arguments get a number."""
-    keys = {place: canonical.to_json(policy) for place, policy in policies.items()}
-    of_name: dict[str, list[bytes]] = {}
+    """Return the name of the policy of each run. Policies that differ in their arguments alone are told apart by these arguments, or by numbers.
+
+    >>> runs = {"a": ("odm", {"eta": 0.1, "n": 2}), "b": ("odm", {"eta": 0.2, "n": 2}), "c": ("stratified", {})}
+    >>> _names(["a", "b", "c"], runs)
+    {'a': 'odm (eta=0.1)', 'b': 'odm (eta=0.2)', 'c': 'stratified'}
+    """
+    forms: dict[str, dict[bytes, dict[str, object]]] = {}
     for place in places:
-        known = of_name.setdefault(policies[place][0], [])
-        if keys[place] not in known:
-            known.append(keys[place])
-    result = {}
-    for place in places:
-        name = policies[place][0]
-        known = of_name[name]
-        result[place] = name if len(known) == 1 else f"{name} ({known.index(keys[place]) + 1})"
-    return result
+        name, arguments = policies[place]
+        forms.setdefault(name, {})[canonical.to_json(arguments)] = dict(_flat(arguments))
+    labels: dict[tuple[str, bytes], str] = {}
+    for name, known in forms.items():
+        for number, (key, label) in enumerate(zip(known, _differing(list(known.values())), strict=True), start=1):
+            labels[name, key] = name if len(known) == 1 else f"{name} ({label or number})"
+    return {place: labels[name, canonical.to_json(arguments)] for place, (name, arguments) in policies.items()}
+
+
+def _differing(forms: list[dict[str, object]]) -> list[str]:
+    """Return the arguments in which each form differs from the others, or an empty text for each if the texts would be long or equal."""
+    paths = [
+        path
+        for path in dict.fromkeys(path for form in forms for path in form)
+        if len({repr(form.get(path)) for form in forms}) > 1
+    ]
+    texts = [
+        ", ".join(f"{path}={form[path]}" if path in form else f"without {path}" for path in paths) for form in forms
+    ]
+    is_long = any(len(str(form.get(path))) > MOST_CHARS for form in forms for path in paths)
+    # 1 and "1" are other values with the same text.
+    is_unclear = len(paths) > MOST_NAMED or is_long or len(set(texts)) < len(texts)
+    return [""] * len(forms) if is_unclear else texts
+
+
+def _flat(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the path and the value of each number, text or null inside arguments."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value

@@ -23,7 +23,7 @@ from skillshard.graph.skill_graph import SkillGraph
 from skillshard.loss import LossKind
 from skillshard.mixing.alarms import LOGGER
 from skillshard.mixing.mixer import Mixer
-from skillshard.policies import proportional, stratified
+from skillshard.policies import fixed, proportional, stratified, temperature
 from skillshard.proxy.device import Compute
 from skillshard.proxy.reading_choice import ReadingChoice
 from skillshard.shards.read import ShardSet
@@ -472,6 +472,18 @@ def finished(shards: ShardSet, folder: Path, policy: object, seed: int, losses: 
         mixer.batch(0, 4 * step)  # a report of samples that nobody has drawn is refused
         mixer.report(step, dict.fromkeys(shards.skills, loss))
     return str(folder)
+
+
+def test_finished_runs_of_one_policy_are_named_by_the_arguments_that_differ(shards: ShardSet, tmp_path: Path) -> None:
+    places = [finished(shards, tmp_path / f"t{tau}", temperature(tau), 0, (3.0, 2.0)) for tau in (1.5, 2.0)]
+    compared_runs = compare_runs(places, baseline="temperature (tau=1.5)")
+    assert [policy.name for policy in compared_runs.policies] == ["temperature (tau=1.5)", "temperature (tau=2.0)"]
+    thirds = [{"add": 1 / 3, "carry": 2 / 3}, {"add": 2 / 7, "carry": 5 / 7}]
+    long = [
+        finished(shards, tmp_path / f"f{number}", fixed(weights), 0, (3.0, 2.0))
+        for number, weights in enumerate(thirds)
+    ]
+    assert [policy.name for policy in compare_runs(long, baseline=long[0]).policies] == ["fixed (1)", "fixed (2)"]
 
 
 def test_finished_runs_are_paired_by_seed(shards: ShardSet, tmp_path: Path) -> None:
