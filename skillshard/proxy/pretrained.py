@@ -16,6 +16,7 @@ from skillshard.corpus.token_ids import ids_of_text, offsets_of_text
 from skillshard.errors import ProxyError
 from skillshard.extras import needed
 from skillshard.loss import IGNORE, answer_tokens, no_answer, predicted_tokens
+from skillshard.printable import shortened
 from skillshard.proxy.reading import answers_of
 from skillshard.proxy.train import TokenBatch
 
@@ -269,7 +270,8 @@ def _open(place: str, kind: str, what: str) -> Any:
     except (
         Exception
     ) as error:  # a damaged or foreign directory makes transformers raise whatever it happens to run into
-        why = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        # A sentence of transformers may go on in the lines after the first line.
+        why = shortened(" ".join(str(error).split()), 300) or type(error).__name__
         raise ProxyError(
             f"`proxy={place!r}`: {what} could not be opened there: {why.rstrip('.')}. Save the model and "
             "its tokenizer there with save_pretrained."

@@ -452,6 +452,19 @@ def test_a_place_without_a_model_is_refused(make: Any, says: str, tmp_path: Path
         open_pretrained(str(tmp_path / "nowhere"))
 
 
+def test_a_reason_over_several_lines_is_shown_with_all_its_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("no tokenizer from one of:\n(1) a file\n(2) a class")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", refuse)
+    with pytest.raises(
+        ProxyError, match=r"could not be opened there: no tokenizer from one of: \(1\) a file \(2\) a class\. Save"
+    ):
+        pretrained_tokens(str(tmp_path), window=8, answer_after=None)
+
+
 # -------------------------------------------------------------------------------------------- prompts by a metadata field
 
 
