@@ -8,6 +8,9 @@ from tests.adapters import processes
 from tests.adapters.packed_trainer import Source
 from tests.tokenizers_trained import counted, uneven_shards
 
+collect_ignore = ["logger_trainer.py"]
+"""A program of its own, whose imports start threads and services. The collection of doctests would import it."""
+
 
 @pytest.fixture(autouse=True)
 def loaders_of_earlier_tests_are_gone() -> None:

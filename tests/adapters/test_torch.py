@@ -440,8 +440,7 @@ def test_a_stream_that_ends_gives_every_rank_as_many_samples_as_the_others(
 def test_a_stream_with_fewer_samples_than_ranks_is_refused_and_does_not_end_in_silence(
     has_length: bool, rank: int, shards: ShardSet, tmp_path: Path
 ) -> None:
-    policy = stratified() if has_length else None
-    chosen = {} if policy is None else {"policy": policy}
+    chosen = {"policy": stratified()} if has_length else {"initial_losses": False}
     mixer = live_mixer(shards, tmp_path, step_draws=BATCH, repeat="drop", round_draws=4096, **chosen)
     dataset = MixedDataset(mixer, rank=rank, world_size=1000)
     loader = DataLoader(dataset, sampler=InOrder(dataset), batch_size=BATCH, collate_fn=collate)

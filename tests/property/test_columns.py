@@ -28,7 +28,7 @@ from skillshard.corpus.line_columns import LineColumns
 from skillshard.errors import CorpusError
 from skillshard.taggers.tagger import Tag
 from tests.conftest import HERE, samples
-from tests.property.test_quick_blocks import ODD, good, scalars, values
+from tests.property.test_quick_blocks import ODD, good_lines, scalars, values
 
 FIELDS = ("skill", "meta.skill", "meta", "meta.meta", "b", "meta.id")
 shaped = st.builds(
@@ -46,7 +46,7 @@ shaped = st.builds(
     st.dictionaries(st.sampled_from(["skill", "meta", "b", "meta.skill"]), values | st.text(max_size=3), max_size=3),
     st.just({}) | st.dictionaries(st.sampled_from(["b", "c d", 'q"', "text"]), scalars | st.text(), max_size=2),
 )
-lines = st.lists(good | shaped | st.sampled_from(ODD), min_size=1, max_size=5)
+lines = st.lists(good_lines | shaped | st.sampled_from(ODD), min_size=1, max_size=5)
 blocks = st.lists(lines, min_size=1, max_size=4)
 
 

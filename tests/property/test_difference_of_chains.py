@@ -112,7 +112,7 @@ def test_the_first_other_sample_of_a_run_and_of_its_continuation_is_that_of_thei
             assert answer.first_other_sample is not None and DRAW <= answer.first_other_sample <= expected
         configured = {field.split(":")[0].split(".")[0] for field in answer.fields}
         named = {
-            "policy": {"policy", "policy_arguments"},
+            "policy": {"policy", "eta"},
             "bend": set(),
             "seed": {"seed"},
             "round_draws": {"round_draws"},

@@ -380,8 +380,12 @@ def test_an_estimate_leaves_out_the_start_of_the_processes_and_what_was_done_bef
 @pytest.mark.parametrize("place", ["S", "S/run", "T"])
 def test_a_ledger_needs_a_directory_of_its_own(place: str, root: Path) -> None:
     before = tree(root)
-    sentence = fails("mix", root / "S", "--draws", 4, "--ledger", root / place)
+    sentence = fails("mix", root / "S", "--draws", 4, "--ledger", root / place, "--policy", "stratified")
     assert "--ledger" in sentence or "needs its own directory" in sentence
+    outcome = skillshard(
+        "mix", root / "S", "--draws", 4, "--ledger", root / place
+    )  # no policy, so the run would be listed
+    assert outcome.code in (1, 2) and "--ledger" in outcome.err
     assert tree(root) == before
 
 
