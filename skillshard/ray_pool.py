@@ -12,7 +12,7 @@ from typing import Any
 
 from skillshard import places, progress, storage
 from skillshard.errors import ExecutionError, StorageError, first_line
-from skillshard.pool import GRACE_S, Event
+from skillshard.pool import Event
 from skillshard.ray_connection import connect, one_connection
 
 RESOURCES_S = 2.0
@@ -182,25 +182,19 @@ class RayPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        import ray
+
         with self._cleanup:
             # Tasks run still only after an error or a signal. Idle actors would hold the CPUs of the next stage.
             self._kill([*self._idle, *self._actor_of.values()])
             if not self._keeps_model:
-                self._cancel(list(self._running))
+                for reference in self._running:
+                    ray.cancel(reference, force=True)
+                # Ray may abort the process if the answer of a cancelled task arrives while the connection ends.
+                if self._running:
+                    ray.wait(list(self._running), num_returns=len(self._running), timeout=5.0, fetch_local=False)
             # The tasks of a killed command run on for a while beside the tasks of this command, and write their shares again.
             storage.remove(*map(self._share_place, self._nodes_at_begin))
-
-    def _cancel(self, references: list[Any]) -> None:
-        """Stop tasks. An interrupt lets a task remove its unfinished files. A task that does not end in `GRACE_S` seconds is killed."""
-        import ray
-
-        for force in (False, True):
-            if not references:
-                return
-            for reference in references:
-                ray.cancel(reference, force=force)
-            # Ray may abort this process if the answer of a cancelled task arrives while the connection ends.
-            _, references = ray.wait(references, num_returns=len(references), timeout=GRACE_S, fetch_local=False)
 
     def _kill(self, actors: list[Any]) -> None:
         import ray

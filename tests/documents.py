@@ -114,8 +114,8 @@ def run_shell(code: str, folder: Path, place: str) -> str:
     return printed
 
 
-STATE_OF_SHELL = re.compile(r"<<|^ *(cd|export|source|set|for|while|if|\w+=)\b|^ *\w+=", flags=re.M)
-"""Commands after which the next line of a block needs the same shell, and documents within a block."""
+STATE_OF_SHELL = re.compile(r"<<|^ *(cd|export|source|set|for|while|until|if)\b|^ *\w+=|(?<!&)& *$|\$!", flags=re.M)
+"""Commands after which the next line of a block needs the same shell, such as a command in the background, and documents within a block."""
 
 
 def pieces_of(code: str) -> list[str]:
@@ -123,8 +123,8 @@ def pieces_of(code: str) -> list[str]:
 
     >>> pieces_of("mkdir new\n# A comment.\nskillshard tag metadata new \\\n--field topic\n")
     ['mkdir new', 'skillshard tag metadata new  --field topic']
-    >>> pieces_of("cd new\nls\n")
-    ['cd new\nls\n']
+    >>> pieces_of("cd new\nls\n"), pieces_of("python train.py &\nwait\n")
+    (['cd new\nls\n'], ['python train.py &\nwait\n'])
     """
     if STATE_OF_SHELL.search(code):
         return [code]

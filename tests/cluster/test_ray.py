@@ -119,22 +119,6 @@ def test_an_error_in_a_task_is_the_same_sentence_on_ray_and_here(cluster: tuple[
     assert local.startswith("a.jsonl line 4: not valid JSON")
 
 
-FAIL_BESIDE_A_WRITER = '''
-def fail_beside_a_writer(number, folder):
-    """Task 1 writes a file without an end. Task 0 fails as soon as task 1 has begun to write, since the failure of a later task waits."""
-    import time
-    from skillshard import storage
-    from skillshard.errors import StorageError
-
-    if number == 1:
-        with storage.writing(f"{folder}/slow.tar") as part:
-            part.write_bytes(b"the first bytes")
-            while True:
-                time.sleep(0.01)
-    while not list(Path(folder).glob(".slow.tar.*")):
-        time.sleep(0.01)
-    raise StorageError("the disk is full")
-'''
 DRIVER = """
 import sys
 import ray
@@ -155,7 +139,7 @@ except SkillshardError as error:
 
 def drive(address: str, folder: Path, deaths: int) -> Outcome:
     (folder / "tries").mkdir()
-    (folder / "work_on_ray.py").write_text(SQUARE + FAIL_BESIDE_A_WRITER)
+    (folder / "work_on_ray.py").write_text(SQUARE)
     (folder / "driver.py").write_text(DRIVER)
     ended = subprocess.run(
         [sys.executable, folder / "driver.py", address, folder, str(deaths)],
@@ -183,34 +167,6 @@ def test_a_task_that_kills_every_ray_worker_stops_the_job_with_a_sentence(
         and "its Ray worker died" in outcome.sentence
     )
     assert len((tmp_path / "tries" / "3").read_text()) == MAX_TRIES
-
-
-STOPPED_DRIVER = """
-import sys
-import ray
-import work_on_ray
-from skillshard.errors import SkillshardError
-from skillshard.execution import Backend, keyed, run
-
-ray.cloudpickle.register_pickle_by_value(work_on_ray)
-address, folder = sys.argv[1:]
-tasks = keyed({"number": number, "folder": folder} for number in range(2))
-try:
-    run(work_on_ray.fail_beside_a_writer, tasks, backend=Backend(ray_address=address), records=f"{folder}/records")
-except SkillshardError as error:
-    sys.exit(f"error: {error}")
-"""
-
-
-def test_tasks_that_are_stopped_by_the_failure_of_another_task_leave_no_unfinished_file(
-    cluster: tuple[str, str], tmp_path: Path
-) -> None:
-    (tmp_path / "work_on_ray.py").write_text(SQUARE + FAIL_BESIDE_A_WRITER)
-    (tmp_path / "driver.py").write_text(STOPPED_DRIVER)
-    command = [sys.executable, tmp_path / "driver.py", cluster[0], tmp_path]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S, check=False)
-    assert ended.returncode == 1 and "the disk is full" in ended.stderr, ended
-    assert not list(tmp_path.glob(".slow.tar.*"))
 
 
 # ----------------------------------------------------------------------------------------------------------- addresses
