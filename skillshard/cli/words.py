@@ -43,8 +43,8 @@ def in_options(sentence: str) -> str:
     >>> in_options("Give `on_bad_sample='set-aside'`, or `clamp=False`, or `another`.")
     'Give --on-bad-sample set-aside, or --keep-negative, or `another`.'
     >>> Running.begin([click.Option(["--restart"], multiple=True)])
-    >>> in_options("Give `restart=['add', 'two words']`.")
-    "Give --restart add --restart 'two words'."
+    >>> in_options("Give `restart=['add', 'two words']`."), in_options("Give `restart=[]`.")
+    ("Give --restart add --restart 'two words'.", 'Give --restart none.')
     >>> Running.begin([])
     """
     return _NAMED.sub(_in_options, sentence)
@@ -63,7 +63,7 @@ def _in_options(match: re.Match[str]) -> str:
     word = _word(parameter)
     if value is None or getattr(parameter, "is_flag", False):
         return word
-    if value.startswith("[") and getattr(parameter, "multiple", False):
+    if value.startswith("[") and value != "[]" and getattr(parameter, "multiple", False):
         return " ".join(f"{word} {_shell(repr(item))}" for item in ast.literal_eval(value))
     return f"{word} {_shell(value)}"
 
