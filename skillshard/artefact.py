@@ -15,7 +15,7 @@ A command that ended before its first finished task (because a field is missing,
 damage. The next command starts the directory afresh, unless a process still works in the directory.
 
 A store has no locks and no renames. Two conditional requests replace both: job.json claims the directory, and the manifest finishes the
-directory, and each is put only if its name is free. A command that fails before its first finished task takes its claim back.
+directory, and each is put only if its name is free. A command that fails before the first task is finished removes the claim.
 """
 
 import contextlib

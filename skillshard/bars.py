@@ -178,7 +178,7 @@ class Bars:
 
     @contextmanager
     def working(self, name: str) -> Iterator[None]:
-        """Show a stage that is one piece of work of this process. The work reports its progress by `progress.advance`."""
+        """Show a stage in which this process does a single piece of work. The work reports its progress by `progress.advance`."""
         stage = Stage(name, 0)
         self._stages.append(stage)
         with sent_to(stage.advanced):

@@ -69,7 +69,7 @@ class Backend:
         ray_address: Address of a Ray cluster to join, or "auto". "local": start a Ray on this machine. None: use a process pool.
         task_cpus: Number of CPUs that a task takes on Ray.
         task_memory: Memory that a task asks of Ray, in bytes. None: a task asks for CPUs alone.
-        array_part: Part of one stage that this process does, as one process of a job array. None: all stages.
+        array_part: Part of a stage for this process, which is one process of a job array. None: all stages.
 
     Raises:
         ExtraError: A Ray address is given, and Ray is not installed.

@@ -168,7 +168,7 @@ class TagsManifest(_TagsManifest):
 
     @property
     def packing(self) -> Packing | None:
-        """Rule that packed small files into one partition. None: each file had its own partition."""
+        """Packing rule for small files: several files in one partition. None: each file had its own partition."""
         recorded = self.made_from["arguments"].get("packing")
         return None if recorded is None else Packing(**recorded)
 

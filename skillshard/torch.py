@@ -430,7 +430,7 @@ class StreamShare(Dataset[T], ABC):
         return {"first": self._first, "rank": self.rank, "world_size": self.world_size, **self.stream.identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state. A `StatefulDataLoader` calls this method in each of its workers.
+        """Take over a state. A `StatefulDataLoader` calls this method in each worker.
 
         Raises:
             LedgerError: The state is no state of a dataset, or is of another run, rank or world size.

@@ -86,7 +86,7 @@ def go_on(
 ) -> None:
     """Continue a run from a draw in a new ledger, where policy, seed, shards and skills may change.
 
-    Give the new ledger to the training script. Its checkpoint of this draw begins the new run.
+    Give the new ledger to the training script. The new run begins from the checkpoint of this draw.
     """
     from skillshard.artefact import refuse_nested
     from skillshard.mixing.beginning import policy_at_beginning

@@ -203,7 +203,7 @@ def show_graph_file(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show a graph: its edges, its density, and the conclusion for SKILL-IT."""
+    """Show the edges and the density of a graph, and the conclusion for SKILL-IT."""
     from skillshard.report.graphs import show_graph
 
     if json:

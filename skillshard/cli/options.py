@@ -260,7 +260,7 @@ class Reading:
         typer.Option(
             "--partition-size",
             metavar="SIZE",
-            help="Bytes of the corpus that one task reads, about.",
+            help="Approximate number of corpus bytes that one task reads.",
             rich_help_panel=READING,
         ),
     ] = "64MiB"

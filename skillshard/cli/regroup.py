@@ -58,7 +58,7 @@ def regroup(
             "--graph",
             parser=place_on_all_nodes,
             metavar="FILE",
-            help="Skills graph whose rows decide which skill is nearest.",
+            help="Skills graph. The nearest skill is the skill with the nearest row of the graph.",
             show_default="the mean embeddings decide",
             rich_help_panel=HOW,
         ),

@@ -119,7 +119,7 @@ def verdicts(
 def saved_steps(ours: Sequence[ComparedRun], theirs: Sequence[ComparedRun]) -> float | None:
     """Return by how many steps our mean curve reaches the final loss of their mean curve earlier, or None if our curve never does.
 
-    Between two measurements the curve is taken to be straight. Both means are over the seeds that both have, of which there is at least one.
+    Between two measurements the curve is taken to be straight. Both means are over the seeds that policy and baseline share, at least one seed.
 
     >>> ours = ComparedRun(seed=0, steps=[0, 10, 20], mean_losses=[4.0, 2.0, 1.0], final_losses={})
     >>> theirs = ComparedRun(seed=0, steps=[0, 10, 20], mean_losses=[4.0, 3.0, 2.0], final_losses={})

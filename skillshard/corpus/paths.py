@@ -6,7 +6,7 @@ path of a field use this module, so a path has one meaning.
 - A key may contain dots. Where several keys fit, the longest key is tried first: the path "a.b.c" tries the key "a.b.c", then the key
   "a.b" with the rest "c", then the key "a" with the rest "b.c".
 - A step of digits is an index of an array, from 0.
-- An array of one element counts as its element. Data sets often wrap single values in arrays.
+- An array of one element counts as the element itself. Data sets often wrap single values in arrays.
 """
 
 from collections.abc import Sequence

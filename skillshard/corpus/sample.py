@@ -150,7 +150,7 @@ class BadRecord(Exception):
 
 
 def lookup(sample: Sample, path: str) -> Any:
-    """Return the value at a dotted path, or `MISSING`. An array of one element is its element.
+    """Return the value at a dotted path, or `MISSING`. An array of one element counts as the element itself.
 
     "id" and "text" name the sample's own fields, and "file.name", "file.stem", "file.folder" and "file.parts" the file of the sample.
     Every other path is looked up in the metadata, with or without "meta." before the path. `skillshard.corpus.paths` has the rules.

@@ -65,7 +65,7 @@ class PlainSource:
 
 
 class TranscodedSource:
-    """Text of another encoding as UTF-8. Bytes that are no text stay as they are, so that only the row with these bytes is refused."""
+    """Text of another encoding as UTF-8. Invalid bytes stay unchanged, so that the reader refuses only the row with the invalid bytes."""
 
     def __init__(self, source: Source, encoding: str) -> None:
         self._source, self._encoding = source, encoding

@@ -44,7 +44,7 @@ def skipped_blocks(
 
     Args:
         records: Records of the run before.
-        skip: Stretches of its stream, at least one.
+        skip: Stretches of the stream of the run before, at least one.
         draw: Draw up to which the model has seen blocks.
         blocks: Blocks of each skill of the run.
         drawn: Number of blocks of each skill up to the draw, over all runs.

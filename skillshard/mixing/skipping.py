@@ -49,7 +49,7 @@ def skipped_part(
 
     Args:
         records: Records of the run before.
-        skip: Stretches of its stream, at least one.
+        skip: Stretches of the stream of the run before, at least one.
         draw: Draw up to which the model has seen draws.
         before: Where each skill stands at this draw.
         earlier: Skips of earlier runs in the open epochs, the oldest first.

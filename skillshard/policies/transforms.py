@@ -135,7 +135,7 @@ def chain(policy: Policy, *transforms: Transform) -> Policy:
 def filled(
     weights: Float[np.ndarray, " train_skill"], most: Float[np.ndarray, " train_skill"]
 ) -> Float[np.ndarray, " train_skill"]:
-    """Limit weights to `most`. The excess goes to the other skills in proportion to their weights, so that their ratios stay.
+    """Limit weights to `most`. The excess goes to the other skills in proportion to the weights of these skills, whose ratios stay the same.
 
     `most` must sum to 1 or more. If the skills below their limits all have the weight 0, they share the excess equally.
 

@@ -44,7 +44,7 @@ def show_places(handover: HandoverRecord, skills: Sequence[SkillPosition], chang
     Args:
         handover: Handover of the run.
         skills: Places of the skills of the new run. The other skills of the handover are absent.
-        changes: What happens to each of these skills. Empty: unknown, because the shards of the new run are not given.
+        changes: Change of each skill, such as 'continues' or 'grew'. Empty: unknown, because the shards of the new run are not given.
     """
     if not changes:  # a column about the new run would say nothing
         print_table(("skill", *_PLACE_COLUMNS), [(place.skill, *_shown(place)) for place in skills])

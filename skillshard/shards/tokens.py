@@ -245,7 +245,7 @@ def _vocabulary(shards: ShardSet, vocab_size: int | None, *, counts_only: bool) 
 
 
 def _refuse_for_ids(given: Mapping[str, object]) -> None:
-    """Raise TokensError for the first given argument, by its name. The arguments are those that only texts have."""
+    """Raise TokensError for the first given argument, by its name. Only tokens made from texts take these arguments."""
     for name, value in given.items():
         if value:
             raise TokensError(

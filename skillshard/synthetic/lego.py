@@ -44,7 +44,7 @@ def natural_proportions(k: int) -> tuple[int, ...]:
 
 
 def skill_names(k: int) -> tuple[str, ...]:
-    """Name the k skills, in the order of the variables. All names have one width, so the names sort in this order.
+    """Name the k skills, in the order of the variables. All names have the same width, so that sorted names are in the order of the variables.
 
     >>> skill_names(3), skill_names(12)[:2]
     (('skill-1', 'skill-2', 'skill-3'), ('skill-01', 'skill-02'))
