@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 _ARGUMENT = r"""`([a-z]\w*)(?:=('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^`]+))?`"""
 """An argument in backticks, alone or with a value. The value is a Python string, or text without a backtick."""
 
-_OTHER_NAMES = {"model": "encoder"}
+_OTHER_NAMES = {"model": "encoder", "kept_embeddings": "kept"}
 """Argument of the library -> parameter of a verb with another name."""
 _EXPRESSIONS = {"`id_field=None`": "id_from_row", "`ordered=False`": "unordered", "`ShardSet.choose(names)`": "skills"}
 """Python expression in backticks -> parameter of a verb with the same effect."""

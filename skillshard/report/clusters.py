@@ -92,7 +92,8 @@ def try_skills(tags: Tags, skills_range: tuple[int, int]) -> list[tuple[Choice, 
     num_rows = [part.num_rows for part in tags.manifest.parts]
     files = [array_place(tags.place(EMBEDDINGS), part) for part in range(len(num_rows))]
     sample = sample_vectors(files, num_rows, kmeans.sample_size(skills_range[1]), seed=0)
-    return try_range(sample.points, skills_range)
+    spherical = not has_clusters(tags.folder) or SavedClusters.open(tags.folder).clusters.spherical
+    return try_range(sample.points, skills_range, spherical=spherical)
 
 
 def show_tried(tried: Sequence[tuple[Choice, list[int]]]) -> list[Choice]:

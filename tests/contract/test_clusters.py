@@ -1,6 +1,7 @@
 """The commands that find skills by embedding, regroup skills and show skills, with good and with bad input."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -298,7 +299,7 @@ def test_embeddings_of_rows_that_changed_are_refused(root: Path, tmp_path: Path)
     sentence = fails(
         "tag", "embedding", tmp_path / "C", *BY, "--skills", 4, "--from", tmp_path / "E", "--out", tmp_path / "X"
     )
-    assert "changed since" in sentence and part.name in sentence
+    assert "changed since" in sentence and part.name in sentence and "leave out --from" in sentence
 
 
 def test_a_range_of_numbers_is_tried_at_once_on_kept_embeddings(root: Path, tmp_path: Path) -> None:
@@ -326,6 +327,47 @@ def test_a_range_of_numbers_is_tried_at_once_on_kept_embeddings(root: Path, tmp_
         outcome = skillshard("inspect", root / tags, *options)
         assert outcome.code == 1 and says in outcome.sentence
         assert outcome.out == "", "the error comes before any output"
+
+
+def test_a_range_is_tried_by_the_distance_of_the_tags(root: Path, tmp_path: Path) -> None:
+    options = ("--from", root / "E", "--distance", "euclidean")
+    works("tag", "embedding", root / "C", *BY, *CUT, "--skills", 3, *options, "--out", tmp_path / "three")
+    works(
+        *("tag", "embedding", root / "C", *BY, *CUT, "--skills", "auto", "--skills-range", "2:4", *options),
+        *("--out", tmp_path / "auto"),
+    )
+    tried = json.loads((tmp_path / "auto" / "model" / "model.json").read_text())["tried"]
+    printed = works("inspect", tmp_path / "three", "--skills-range", "2:4")
+    scores = [row[1] for row in map(str.split, printed.splitlines()) if len(row) == 6 and row[3] == row[5] == "%"]
+    assert scores == [f"{number['score']:.3f}" for number in tried]
+    assert printed != works("inspect", root / "E", "--skills-range", "2:4")
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"parts": 3}', '{"parts": [{}]}'])
+def test_a_list_of_embeddings_that_was_edited_is_a_sentence(root: Path, tmp_path: Path, content: str) -> None:
+    copied = tmp_path / "E"
+    shutil.copytree(root / "E", copied)
+    (copied / "embeddings" / "embeddings.json").write_text(content)
+    command = ("tag", "embedding", root / "C", *BY, *CUT, "--skills", 3, "--from", copied, "--out", tmp_path / "X")
+    for sentence in (fails(*command), fails("verify", copied)):
+        assert "embeddings.json does not list the embeddings of the parts: damaged or edited." in sentence
+
+
+def test_more_skills_than_samples_are_refused_before_kept_embeddings_are_read(root: Path, tmp_path: Path) -> None:
+    command = (
+        "tag",
+        "embedding",
+        root / "C",
+        *BY,
+        *CUT,
+        "--skills",
+        241,
+        "--from",
+        root / "E",
+        "--out",
+        tmp_path / "X",
+    )
+    assert "--skills 241 is more than the 240 samples of the corpus: give at most 240." in fails(*command)
 
 
 def test_the_end_of_the_range_is_said(root: Path, tmp_path: Path) -> None:
@@ -372,20 +414,27 @@ UNLIKE = ["alpha beta", "gamma delta", "epsilon zeta"]
 @pytest.mark.parametrize(
     ("texts", "options", "says"),
     [
-        (UNLIKE, ("--skills", 2), "the texts have hardly a word in common"),
+        (UNLIKE, ("--skills", 2), "0 of their words stand in two texts or more, and 2 are needed"),
+        (["coffee"] * 9, ("--skills", 2), "1 of their words stand in two texts or more"),
         (UNLIKE, ("--skills", 4), "--skills 4 is more than the 3 samples"),  # before any text is encoded
         (
             [f"common words and {number} more" for number in range(6)],
             ("--skills", 7),
             "--skills 7 is more than the 6 samples",
         ),
-        (SAME, ("--skills", 2), "--skills 2 is more than the 1 different sample of 9"),
+        (SAME, ("--skills", 2), "--skills 2: all 9 samples are the same to the encoder, so nothing can be told apart"),
+        (SAME[:1], ("--skills", 2), "--skills 2 is more than the 1 sample of the corpus: nothing can be told apart."),
         (
             SAME + ["another text of other words"] * 3,
             ("--skills", 3),
             "--skills 3 is more than the 2 different samples of 12",
         ),
-        (SAME, ("--skills", "auto"), "--skills 2 is more than the 1 different sample of 9"),
+        (SAME, ("--skills", "auto"), "--skills auto: all 9 samples are the same to the encoder"),
+        (
+            [*SAME, "another text of other words", "another text of other words"],
+            ("--skills", "auto", "--skills-range", "3:5"),
+            "--skills-range 3:5 is more than the 2 different samples of 11",
+        ),
         (SAME, ("--skills", 1), "--skills 1 leaves nothing to tell apart: give 2 or more, or 'auto'"),
         (SAME, ("--skills", -2), "--skills -2 leaves nothing to tell apart"),
         (SAME, ("--skills", "auto", "--skills-range", "1:5"), "--skills-range goes from 1 to 5: give 2 or more"),

@@ -33,6 +33,24 @@ def test_a_cluster_whose_terms_are_rare_in_it_is_called_without_topic() -> None:
     assert not without.has_topic and without.name == "no-topic"
 
 
+def test_a_term_of_few_samples_is_shown_but_names_no_cluster() -> None:
+    """The score of "hill" is above that of "payment", which other clusters have too. A name of "hill" would tell of one sample in 25."""
+    counts = [
+        Counter({"work": 90, "tried": 40, "hill": 4, "payment": 30}),
+        Counter({"refund": 90, "payment": 90}),
+        Counter({"fee": 90, "payment": 90}),
+        Counter({"rate": 90, "payment": 90}),
+    ]
+    named = name_clusters(counts, [100] * 4)[0]
+    assert [term for term, _ in named.terms] == ["work", "tried", "hill", "payment"]
+    assert named.name == "work-tried-payment"
+
+
+def test_a_name_that_is_taken_gets_further_terms_also_of_few_samples() -> None:
+    counts = [Counter({"card": 90, "left": 4}), Counter({"card": 90, "right": 4}), Counter({"fee": 90})]
+    assert [named.name for named in name_clusters(counts, [100] * 3)] == ["card", "card-right", "fee"]
+
+
 def test_each_term_has_the_share_of_the_samples_that_hold_the_term() -> None:
     (named, _) = name_clusters([count_terms(texts) for texts in TEXTS], [2, 2])
     shares = dict(named.terms)

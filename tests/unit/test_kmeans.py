@@ -142,7 +142,7 @@ def test_texts_without_a_known_term_take_no_centroid() -> None:
     clusters = fit(with_zeros, 4, seed=0)
     assert np.array_equal(clusters.centroids, fit(points, 4, seed=0).centroids)
     assert np.bincount(assign(points, clusters).cluster, minlength=4).all()
-    with pytest.raises(TagsError, match=r"`skills=2` is more than the 1 different sample of 9"):
+    with pytest.raises(TagsError, match=r"`skills=2`: all 9 samples are the same to the encoder"):
         fit(np.zeros((9, 3), np.float32), 2, seed=0)
     with pytest.raises(TagsError, match=r"`skills=5` is more than the 4 samples whose embedding is not zero"):
         fit(np.concatenate([np.zeros((3, 4)), np.eye(4)]).astype(np.float32), 5, seed=0)
@@ -150,7 +150,16 @@ def test_texts_without_a_known_term_take_no_centroid() -> None:
 
 def test_a_single_number_is_no_choice_by_the_score() -> None:
     assert kmeans.about_choice([kmeans.Choice(2, 1.0)], 2) == [
-        "2 is the only number in the range that the samples allow."
+        "2 is the only number that was tried: the range or the samples allow no other."
+    ]
+
+
+def test_no_larger_number_is_proposed_where_nothing_is_left_to_tell_apart() -> None:
+    points = np.repeat(np.eye(3, dtype=np.float32), 40, axis=0)
+    choices = [Choice(k, kmeans.simplified_silhouette(points, fit(points, k, seed=0))) for k in (2, 3)]
+    assert kmeans.about_choice(choices, best_of(choices).num_clusters) == [
+        "3 has the highest score.",
+        "With 3 skills all samples of a skill are the same to the encoder, so larger numbers tell nothing more apart.",
     ]
 
 

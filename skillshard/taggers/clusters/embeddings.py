@@ -23,7 +23,7 @@ from skillshard.execution import Record, Task
 from skillshard.taggers.clusters import kmeans
 from skillshard.taggers.clusters.encoder import Encoder, Unfitted, VectorsOf
 from skillshard.taggers.clusters.lexical import open_lexical
-from skillshard.taggers.clusters.saved import FOLDER, file_fault
+from skillshard.taggers.clusters.saved import ANEW, FOLDER, file_fault
 from skillshard.taggers.rows import sample_rows
 from skillshard.taggers.tagger import Search
 from skillshard.tags import Tags
@@ -264,7 +264,10 @@ def verify_embeddings(tags: str | os.PathLike[str]) -> list[str]:
     manifest = places.join(folder, MANIFEST)
     if not storage.exists(manifest):
         return []
-    parts = storage.read_json(manifest)["parts"]
+    content = storage.read_json(manifest)
+    parts = content.get("parts") if isinstance(content, dict) else None
+    if not isinstance(parts, list) or not all(isinstance(part, dict) and "digest" in part for part in parts):
+        return [f"{places.public(manifest)} does not list the embeddings of the parts: damaged or edited. {ANEW}"]
     faults = (file_fault(array_place(folder, index), part["digest"], MANIFEST) for index, part in enumerate(parts))
     return [fault for fault in faults if fault]
 

@@ -110,6 +110,10 @@ def choose_clusters(
     with threadpool_limits(1):
         if skills != "auto":
             return Fitted(kmeans.fit(points, skills, seed=seed, spherical=spherical, min_share=min_share), ())
+        # A range that the user gave begins above 2, or has 2 as its smallest number, which every corpus must allow.
+        kmeans.refuse_too_many(
+            points, skills_range[0], "`skills='auto'`" if skills_range[0] == 2 else _named(skills_range)
+        )
         numbers = _numbers_to_try(points, skills_range, min_share)
         advance = on_stage("fitting", len(numbers))
         tried = []
@@ -121,7 +125,7 @@ def choose_clusters(
 
 
 def try_range(
-    points: Float[np.ndarray, "point dim"], skills_range: tuple[int, int], *, seed: int = 0
+    points: Float[np.ndarray, "point dim"], skills_range: tuple[int, int], *, seed: int = 0, spherical: bool = True
 ) -> list[tuple[kmeans.Choice, list[int]]]:
     """Try the numbers of clusters in a range, without choosing a number.
 
@@ -129,6 +133,7 @@ def try_range(
         points: Points to cluster, float32, of length 1.
         skills_range: Smallest and largest number of clusters.
         seed: Seed for the k-means starts.
+        spherical: Whether the distance is 1 - cosine. Otherwise the distance is the squared Euclidean distance.
 
     Returns:
         Each number with its score, and the number of points of each of its clusters.
@@ -139,14 +144,18 @@ def try_range(
     from threadpoolctl import threadpool_limits
 
     kmeans.refuse_range(skills_range)
-    points = kmeans.with_direction(points)
-    kmeans.refuse_too_many(points, skills_range[0], f"`skills_range={skills_range[0]}:{skills_range[1]}`")
+    points = kmeans.with_direction(points) if spherical else points
+    kmeans.refuse_too_many(points, skills_range[0], _named(skills_range))
     with threadpool_limits(1):
         numbers = _numbers_to_try(points, skills_range, 0.0)
         return [
             (choice, np.bincount(kmeans.assign(points, clusters).cluster, minlength=clusters.num_clusters).tolist())
-            for choice, clusters in try_numbers(points, numbers, seed=seed)
+            for choice, clusters in try_numbers(points, numbers, seed=seed, spherical=spherical)
         ]
+
+
+def _named(skills_range: tuple[int, int]) -> str:
+    return f"`skills_range={skills_range[0]}:{skills_range[1]}`"
 
 
 def try_numbers(
@@ -169,7 +178,6 @@ def _numbers_to_try(
     points: Float[np.ndarray, "point dim"], skills_range: tuple[int, int], min_share: float
 ) -> list[int]:
     least, most = skills_range
-    kmeans.refuse_too_many(points, least)
     most = min(most, kmeans.count_distinct(points, most), _most_with(min_share))
     return kmeans.tried_numbers(least, max(least, most))
 

@@ -37,6 +37,8 @@ MIN_SAMPLE = 25_000
 LEAST_MOST = 4
 MOST_TRIED = 256
 """Largest number of clusters that skills "auto" tries without a given range. More skills are hard to read, and a fit of more takes minutes."""
+NOTHING_LEFT = 0.999
+"""Score from which no larger number can help, because every point lies at its centroid. Embeddings of float16 are a little off."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,10 @@ def refuse_more_than(num_samples: int, num_clusters: int) -> None:
         TagsError: The clusters are more than the samples.
     """
     if num_clusters > num_samples:
-        raise TagsError(f"`skills={num_clusters:,}` is more than the {num_samples:,} samples: give at most as many.")
+        raise TagsError(
+            f"`skills={num_clusters:,}` is more than the {counted(num_samples, 'sample')} of the corpus: "
+            f"{f'give at most {num_samples:,}' if num_samples > 1 else 'nothing can be told apart'}."
+        )
 
 
 def refuse_too_many(points: Float[np.ndarray, "point dim"], num_clusters: int, argument: str | None = None) -> None:
@@ -156,10 +161,15 @@ def refuse_too_many(points: Float[np.ndarray, "point dim"], num_clusters: int, a
             f"encoder knows has a zero embedding): give at most as many."
         )
     num_distinct = count_distinct(points, num_clusters)
+    if num_distinct == 1:
+        raise TagsError(
+            f"{argument}: all {len(points):,} samples are the same to the encoder, so nothing can be told apart. Look at the text of a sample, "
+            "or give another encoder."
+        )
     if num_clusters > num_distinct:
         raise TagsError(
-            f"{argument} is more than the {counted(num_distinct, 'different sample')} of {len(points):,} (the others are the "
-            f"same to the encoder): {f'give at most {num_distinct:,}' if num_distinct > 1 else 'nothing can be told apart'}."
+            f"{argument} is more than the {num_distinct:,} different samples of {len(points):,} (the others are the same to the encoder): "
+            f"give at most {num_distinct:,}."
         )
 
 
@@ -421,10 +431,12 @@ def about_choice(choices: Sequence[Choice], chosen: int) -> list[str]:
 
     >>> about_choice([Choice(2, 0.2), Choice(4, 0.3), Choice(8, 0.4)], 8)[1]
     'The score still rises at 8, the end of the range: try larger numbers too, such as from 8 to 32.'
+    >>> about_choice([Choice(2, 0.8), Choice(3, 1.0)], 3)[1]
+    'With 3 skills all samples of a skill are the same to the encoder, so larger numbers tell nothing more apart.'
     """
     first, last = choices[0], choices[-1]
     if first is last:
-        return [f"{chosen} is the only number in the range that the samples allow."]
+        return [f"{chosen} is the only number that was tried: the range or the samples allow no other."]
     top = max(choices, key=lambda choice: (choice.score, -choice.num_clusters))
     if chosen == top.num_clusters:
         sentences = [f"{chosen} has the highest score."]
@@ -432,7 +444,11 @@ def about_choice(choices: Sequence[Choice], chosen: int) -> list[str]:
         sentences = [f"{chosen} is the highest peak inside the range."]
     else:
         sentences = [f"{chosen} is the knee of the curve."]
-    if top is last:
+    if top is last and last.score >= NOTHING_LEFT:
+        sentences.append(
+            f"With {last.num_clusters} skills all samples of a skill are the same to the encoder, so larger numbers tell nothing more apart."
+        )
+    elif top is last:
         sentences.append(
             f"The score still rises at {last.num_clusters}, the end of the range: try larger numbers too, such as from "
             f"{last.num_clusters} to {4 * last.num_clusters}."

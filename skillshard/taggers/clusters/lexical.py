@@ -82,8 +82,9 @@ class Lexical:
         columns = _telling(num_texts)
         if len(columns) < 2:
             raise TagsError(
-                "the texts have hardly a word in common, so the lexical encoder cannot compare the texts. Give a sentence-transformers model "
-                "for the language of the texts as the `encoder`, such as all-MiniLM-L6-v2 for English."
+                f"the lexical encoder cannot compare the texts: {len(columns):,} of their words stand in two texts or more, and 2 are needed. "
+                "Stop words, single letters and punctuation do not count. Give more texts, or a sentence-transformers model for the language "
+                "of the texts as the `encoder`, such as all-MiniLM-L6-v2 for English."
             )
         idf = np.log((1 + len(texts)) / (1 + num_texts[columns])) + 1
         weighted = normalize(counts[:, columns].multiply(idf).tocsr())

@@ -24,8 +24,11 @@ MIN_SHARE = 0.02
 _AUXILIARIES = frozenset(("did", "does", "doing", "having"))
 # "didn't" would give the term "didn". The list of stop words has "not", but no contractions.
 _CONTRACTION = re.compile(r"\b\w+n['\u2019]t\b|['\u2019](?:ll|ve|re|d|m|s)\b", re.IGNORECASE)
+NAME_SHARE = 0.05
+"""Smallest share of the samples of a cluster that hold a term of the name. The score prefers rare terms that no other cluster has, and a term in
+one sample of fifty names a single story (docs/LOG.md)."""
 TOPIC_SHARE = 0.1
-"""Smallest share of the samples of a cluster that hold the most frequent of the terms in the name. Below this share the cluster has no topic."""
+"""Smallest share of the samples of a cluster that hold the most frequent of the first terms. Below this share the cluster has no topic."""
 WITHOUT_TOPIC = "no-topic"
 """Name of a cluster without a topic."""
 
@@ -75,7 +78,7 @@ def name_clusters(counts: Sequence[Mapping[str, int]], num_samples: Sequence[int
     Reference:
         Grootendorst, "BERTopic", arXiv:2203.05794, equation 2: tf x log(1 + A / f). Differs: tf is the share of the samples of a cluster
         that hold the term, f is the sum of these shares over the clusters, and A is 1. So long samples and large clusters do not weigh
-        more. Of terms with a common stem only the best term is kept.
+        more. Of terms with a common stem only the best term is kept. A name has only terms that `NAME_SHARE` of the samples hold.
     """
     vocabulary = sorted({term for counts_of_cluster in counts for term in counts_of_cluster})
     column = {term: index for index, term in enumerate(vocabulary)}
@@ -89,9 +92,11 @@ def name_clusters(counts: Sequence[Mapping[str, int]], num_samples: Sequence[int
         max([of[term] for term in best[:TERMS_IN_NAME]], default=0) >= TOPIC_SHARE
         for of, best in zip(share_of, terms, strict=True)
     ]
-    names = _unique_names(
-        [best if has_topic else [WITHOUT_TOPIC] for best, has_topic in zip(terms, with_topic, strict=True)]
-    )
+    for_names = [
+        _terms_of_name(best, of) if has_topic else ([WITHOUT_TOPIC], [])
+        for best, of, has_topic in zip(terms, share_of, with_topic, strict=True)
+    ]
+    names = _unique_names(for_names)
     return [
         Named(name, tuple((term, round(of[term], 4)) for term in best[:NUM_TERMS]), has_topic)
         for name, best, of, has_topic in zip(names, terms, share_of, with_topic, strict=True)
@@ -124,13 +129,19 @@ def _same_stem(first: str, second: str) -> bool:
     return short >= 4 and first[:stem] == second[:stem] and abs(len(first) - len(second)) <= 3
 
 
-def _unique_names(terms: Sequence[Sequence[str]]) -> list[str]:
-    """Join the first terms of each cluster, with more terms if the name is taken, and with a number if no terms are left."""
+def _terms_of_name(best: Sequence[str], share_of: Mapping[str, float]) -> tuple[list[str], list[str]]:
+    """Choose the terms of a name from the terms that are shown with the cluster. Return the terms, and all other terms, best first."""
+    name = [term for term in best[:NUM_TERMS] if share_of[term] >= NAME_SHARE][:TERMS_IN_NAME]
+    return name, [term for term in best if term not in name]
+
+
+def _unique_names(terms: Sequence[tuple[Sequence[str], Sequence[str]]]) -> list[str]:
+    """Join the terms of each name, with some of the other terms if the name is taken, and with a number if no terms are left."""
     names: list[str] = []
-    for cluster, best in enumerate(terms):
-        longer = ("-".join(best[:num]) for num in range(min(TERMS_IN_NAME, len(best)), len(best) + 1))
+    for cluster, (of_name, others) in enumerate(terms):
+        longer = ("-".join([*of_name, *others[:num]]) for num in range(len(others) + 1))
         free = (name for name in longer if name not in names)
-        first = "-".join(best[:TERMS_IN_NAME])
+        first = "-".join(of_name)
         numbered = f"{first}-{cluster + 1}"
         # A name by terms may end like a number.
         while numbered in names:

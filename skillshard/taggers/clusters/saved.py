@@ -21,7 +21,7 @@ from skillshard.taggers.clusters.kmeans import Clusters
 MANIFEST = "model.json"
 FOLDER = "model"
 CENTROIDS = "centroids.npy"
-_ANEW = "Tag anew in another directory, or fetch the model again."
+ANEW = "Tag anew in another directory, or fetch the model again."
 
 
 class NearestSample(BaseModel):
@@ -165,7 +165,7 @@ class SavedClusters:
         except ValidationError as error:
             raise TagsError(
                 f"{_shown(folder, MANIFEST)} does not fit schemas/clusters-2.json: {canonical.first_fault(error)}: damaged, edited, or of "
-                f"another version. {_ANEW}"
+                f"another version. {ANEW}"
             ) from error
         # The digests of all files take time, but damaged weights would give wrong tags without an error.
         faults = _faults(folder, manifest)
@@ -175,7 +175,7 @@ class SavedClusters:
         if centroids.shape != (len(manifest.clusters), manifest.encoder.dim):
             raise TagsError(
                 f"{_shown(folder, CENTROIDS)} has shape {centroids.shape}, and model.json expects "
-                f"({len(manifest.clusters)}, {manifest.encoder.dim}): damaged or edited. {_ANEW}"
+                f"({len(manifest.clusters)}, {manifest.encoder.dim}): damaged or edited. {ANEW}"
             )
         bonus = np.array([cluster.bonus for cluster in manifest.clusters], np.float32)
         return cls(folder, manifest, Clusters(centroids, bonus, manifest.spherical))
@@ -266,7 +266,7 @@ def verify_model(place: str | os.PathLike[str]) -> list[str]:
         manifest = _read_manifest(folder)
     except ValidationError as error:
         return [
-            f"{_shown(folder, MANIFEST)} does not fit schemas/clusters-2.json: {canonical.first_fault(error)}. {_ANEW}"
+            f"{_shown(folder, MANIFEST)} does not fit schemas/clusters-2.json: {canonical.first_fault(error)}. {ANEW}"
         ]
     return _faults(folder, manifest)
 
@@ -288,8 +288,8 @@ def _faults(folder: str, manifest: AnyModelManifest) -> list[str]:
 def file_fault(place: str | os.PathLike[str], digest: str, manifest: str) -> str | None:
     """Describe the fault of a file with a digest in a manifest. Return None if the file has no fault."""
     if not storage.exists(place):
-        return f"{places.public(place)} is missing, but {manifest} names it. {_ANEW}"
+        return f"{places.public(place)} is missing, but {manifest} names it. {ANEW}"
     got = storage.file_digest(place)
     if got == digest:
         return None
-    return f"{places.public(place)} has digest {got}, {manifest} says {digest}: damaged or edited. {_ANEW}"
+    return f"{places.public(place)} has digest {got}, {manifest} says {digest}: damaged or edited. {ANEW}"

@@ -147,6 +147,8 @@ class KeptEmbeddings:
         records = read_rows(search, [part.rows_digests for part in self.tags.manifest.parts])
         self._refuse_other_rows([record["rows_digests"] for record in records])
         num_rows, num_samples = ([record[name] for record in records] for name in ("num_rows", "num_samples"))
+        if self.choice.skills != "auto":
+            kmeans.refuse_more_than(sum(num_samples), self.choice.skills)
         files = bring_embeddings(self.tags, search.work.scratch("kept", EMBEDDINGS))
         folder = search.work.scratch("kept", FOLDER)
         encoder = self.model.manifest.encoder
