@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from skillshard import canonical, places, storage
 from skillshard.corpus.mapping import ANSWER_SPANS
-from skillshard.corpus.messages import ANSWERING_ROLE, plain_message
+from skillshard.corpus.messages import ANSWERING_ROLE, plain_message, with_roles
 from skillshard.corpus.paths import MISSING, in_meta
 from skillshard.corpus.sample import Sample, json_type
 from skillshard.corpus.template import Span
@@ -231,6 +231,7 @@ def _plain(messages: Any) -> list[dict[str, Any]]:
     Raises:
         ObservationError: The value is no list of messages, or has no message of the assistant.
     """
+    messages = with_roles(messages)
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise ObservationError(
             f"the conversation must be an array of messages, got {json_type(messages)}. Name another field, or leave such samples out."

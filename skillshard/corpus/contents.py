@@ -23,6 +23,8 @@ _BINARY_MAGIC: dict[bytes, str] = {
     b"\xfd7zXZ": "xz",
     b"PAR1": "Parquet",
     b"ARROW1": "Arrow",
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
@@ -55,7 +57,14 @@ def open_text(stretch: Stretch, *, expected: str) -> Source | Rejection:
     if is_utf8:
         binary = next((kind for magic, kind in _BINARY_MAGIC.items() if head.startswith(magic)), None)
         if binary is not None or b"\0" in head:
-            hint = "; give `encoding='utf-16'`" if binary == "UTF-16" and stretch.format != "jsonl" else ""
+            hint = ""
+            if binary in ("UTF-16", "UTF-32"):
+                is_json = stretch.format == "jsonl"
+                hint = (
+                    "; JSON is read in UTF-8, so convert the file, for example with iconv"
+                    if is_json
+                    else f"; give `encoding='{binary.lower()}'`"
+                )
             return not_as_named(stretch.name, f"expected {expected}, got {binary or 'binary'} data{hint}")
     if compression is None:
         plain.seek(max(stretch.start - 1, 0))  # the same file, because a store answers each opening by a request

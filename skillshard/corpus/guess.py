@@ -14,7 +14,7 @@ from typing import Any
 
 from skillshard.corpus.formats import Format, stem_of
 from skillshard.corpus.mapping import FieldMapping
-from skillshard.corpus.messages import is_answering, is_message
+from skillshard.corpus.messages import is_answering, is_message, with_roles
 from skillshard.corpus.paths import is_of_file, single
 from skillshard.corpus.sample import category_of
 from skillshard.errors import name_some
@@ -23,6 +23,10 @@ from skillshard.printable import counted, printable, shortened
 _MAX_DEPTH = 3  # deeper fields are usually bookkeeping
 _MAX_SKILLS = 200  # a field with more values is seldom a useful set of skills
 _MAX_SKILL_CHARS = 80
+WESTERN = "cp1252"
+"""Encoding of Western Windows. Latin-1 files are read in the same way."""
+# In a word of a Western language at most every fourth letter has an accent.
+_MAX_WESTERN_SHARE = 0.25
 _MAX_ID_CHARS = 200
 _USUAL_SHARE = (
     0.9  # a field of a usual name is the text even if some rows lack a text, such as rows whose bytes are not UTF-8
@@ -31,13 +35,47 @@ _WITH_IDS: frozenset[Format] = frozenset(("tar", "text", "wet"))
 """Formats whose readers give each row an id of its own under the field "id"."""
 _ID_NAMES = ("id", "uuid", "guid", "key", "ref")
 _TEXT_NAMES = ("text", "content", "contents", "body", "raw_content", "document", "article", "passage", "code", "story")
-_PROMPT_NAMES = ("definition", "system", "instruction", "context", "input", "question", "prompt", "query", "problem")
+_PROMPT_NAMES = (
+    "definition",
+    "system",
+    "instruction",
+    "context",
+    "input",
+    "question",
+    "stem",
+    "prompt",
+    "query",
+    "problem",
+)
+_TURN_NAMES = (
+    "data",
+    "conversation",
+    "conversations",
+    "dialog",
+    "dialogue",
+    "dialogues",
+    "turns",
+    "messages",
+    "utterances",
+)
+"""Names of arrays of strings that are the turns of a conversation. An array of another name may also hold candidates or sentences."""
 _TOKEN_NAMES = ("input_ids", "token_ids", "tokens", "ids")
 _TOKEN_LABEL_NAMES = ("labels", "label_ids", "target_ids")
 _TOKEN_MASK_NAMES = ("loss_mask", "completion_mask", "assistant_masks", "assistant_mask", "answer_mask")
 _TOKEN_EXTRAS = ("token_type_ids", "special_tokens_mask", "position_ids")
 """Arrays that tokenizers write beside the ids, and that follow from the ids."""
-_ANSWER_NAMES = ("output", "answer", "answers", "response", "completion", "target", "solution", "chosen")
+_ANSWER_NAMES = (
+    "output",
+    "answer",
+    "answers",
+    "response",
+    "completion",
+    "target",
+    "solution",
+    "canonical_solution",
+    "chosen",
+)
+_NEVER_TEXTS = ("rejected", "neg", "negative", "negatives", "url")
 # The most telling names come first.
 _SKILL_NAMES = (
     *(
@@ -313,6 +351,24 @@ def lacks_header(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> boo
     )
 
 
+def is_western(data: bytes) -> bool:
+    """Return whether bytes are rather text of Western Windows than UTF-8: some letters are no ASCII, and none of these letters is UTF-8.
+
+    Texts in other scripts have too many such bytes, and their encoding cannot be told from a few bytes.
+
+    >>> is_western("caf\xe9".encode("cp1252")), is_western("caf\xe9".encode()), is_western("\u0448\u0443\u043c".encode("cp1251"))
+    (True, False, False)
+    """
+    num_others = sum(byte > 0x7F for byte in data)
+    if not 0 < num_others <= _MAX_WESTERN_SHARE * len(data) or not data.decode(errors="ignore").isascii():
+        return False
+    try:
+        data.decode(WESTERN)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def delimiter_of(header: str) -> str | None:
     """Return the delimiter in the first line of a CSV file without a comma, or None.
 
@@ -371,6 +427,11 @@ def _guess_text(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: s
     if talks:
         path = min(talks, key=lambda path: (path.count("."), _last(path) != "messages"))
         return FieldMapping(id_field, messages=path), "lists of messages"
+    turns = [path for path, values in columns.items() if _are_turns(path, values, num_rows)]
+    if turns and "text" not in columns:
+        return FieldMapping(
+            id_field, messages=turns[0]
+        ), "lists of strings, which are read as turns of user and assistant"
     texts = _texts(columns, num_rows, id_field)
     if "text" in texts:
         return FieldMapping(id_field), "the usual name"
@@ -383,7 +444,8 @@ def _guess_text(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: s
     for usual_texts in (texts, _texts(columns, num_rows, id_field, _USUAL_SHARE)):
         for name in _TEXT_NAMES:
             # A string of an array has the name of the array, which says little about a single string.
-            usual = next((path for path in usual_texts if _last(path) == name and _are_plain(columns[path])), None)
+            paths = (path for path in usual_texts if _last(path) == name and path in columns)
+            usual = next((path for path in paths if _are_plain(columns[path])), None)
             if usual is not None:
                 return FieldMapping(id_field, text_field=usual), "the usual name" if usual == "text" else "a usual name"
     if not num_rows:
@@ -392,9 +454,19 @@ def _guess_text(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: s
         return FieldMapping(id_field, text_field=prompts), f"{name_some(prompts)} are usual names of a prompt"
     if not texts:
         return FieldMapping(id_field), "no field is a string in every row: name the field with --text-field"
-    longest = max(texts, key=lambda path: sum(map(len, texts[path])))
+    wanted = [path for path in texts if _name_of(path) not in _NEVER_TEXTS] or list(texts)
+    longest = max(wanted, key=lambda path: sum(map(len, texts[path])))
     reason = "the longest strings" if longest in columns else "the first string of each array"
     return FieldMapping(id_field, text_field=longest), reason
+
+
+def has_no_text(rows: Sequence[Row]) -> bool:
+    """Return whether rows have values, and no text can be guessed from the values."""
+    return (
+        bool(rows)
+        and _guess_text(_by_path(rows), len(rows), None)[0] == FieldMapping(None)
+        and not all("text" in row.values for row in rows)
+    )
 
 
 def _are_plain(values: Sequence[Any]) -> bool:
@@ -433,8 +505,20 @@ def _are_integers(values: Sequence[Any]) -> bool:
 def _are_conversations(values: Sequence[Any], num_rows: int) -> bool:
     if len(values) < num_rows or not all(map(is_messages, values)):
         return False
-    answered = sum(any(map(is_answering, value)) for value in values)
-    return 2 * answered > len(values)
+    return _are_answered(values)
+
+
+def _are_turns(path: str, values: Sequence[Any], num_rows: int) -> bool:
+    """Return whether values of a usual name are lists of strings, which are the turns of a conversation."""
+    if len(values) < num_rows or _last(path) not in _TURN_NAMES:
+        return False
+    are_lists = all(type(value) is list and {str}.issuperset(map(type, value)) for value in values)
+    return are_lists and _are_answered([with_roles(value) for value in values])
+
+
+def _are_answered(conversations: Sequence[Any]) -> bool:
+    """Return whether most conversations have an answer."""
+    return 2 * sum(any(map(is_answering, messages)) for messages in conversations) > len(conversations)
 
 
 def _texts(
@@ -519,7 +603,7 @@ def _labels(values: Sequence[Any]) -> list[str] | None:
     """Return the values as names of skills, or None if a value cannot be a skill."""
     names = []
     for value in map(single, values):
-        if type(value) not in (str, int, bool) or value == "":
+        if type(value) not in (str, int, bool) or (type(value) is str and not value.strip()):
             return None
         name = category_of(value)
         if len(name) > _MAX_SKILL_CHARS or "\n" in name:

@@ -236,7 +236,7 @@ class _Form:
         ids = strings([row.id for row in rows])
         values = strings([row.meta.value for row in rows] if self._is_inner else [row.value for row in rows])
         texts = [row.text for row in rows]
-        if ids is None or values is None or not all(texts) or any(map(str.isspace, texts)):
+        if ids is None or values is None or not all(texts) or any(map(str.isspace, (*texts, *values))):
             return None
         is_ascii = all(map(str.isascii, texts))
         return SampleColumns(ids, list(map(len, texts if is_ascii else map(str.encode, texts))), values)

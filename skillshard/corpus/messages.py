@@ -1,6 +1,7 @@
 """Conversations: a list of messages with a role and a content each, as chat models and the data sets of their training use them.
 
-The data sets in the style of ShareGPT name the two keys "from" and "value", and the roles "human" and "gpt". Both styles give the same text.
+The data sets in the style of ShareGPT name the two keys "from" and "value", and the roles "human" and "gpt". UltraChat and LIMA list the
+contents alone: the user and the assistant take turns, and the user begins. All styles give the same text.
 
 A conversation is rendered as plain text, for taggers and for proxies. The messages themselves stay in the metadata, because a chat
 template needs them where tokens are made.
@@ -18,6 +19,22 @@ _KEYS = (("role", "content"), ("from", "value"))
 """Keys of the role and of the content, in the two styles of messages."""
 _ROLES = {"human": "user"} | dict.fromkeys(("gpt", "chatgpt", "bing", "bard"), ANSWERING_ROLE)
 """Role in the style of ShareGPT -> role. The published conversations also name the model that answers."""
+
+
+def with_roles(messages: Any) -> Any:
+    """Return a list of contents as messages of the user and the assistant in turns, and any other value unchanged.
+
+    >>> with_roles(["1+1?", "2"])
+    [{'role': 'user', 'content': '1+1?'}, {'role': 'assistant', 'content': '2'}]
+    >>> with_roles([{"role": "user", "content": "1+1?"}]), with_roles([])
+    ([{'role': 'user', 'content': '1+1?'}], [])
+    """
+    if type(messages) is not list or not {str}.issuperset(map(type, messages)):
+        return messages
+    return [
+        {"role": ANSWERING_ROLE if number % 2 else "user", "content": content}
+        for number, content in enumerate(messages)
+    ]
 
 
 def is_message(value: Any) -> bool:
@@ -58,7 +75,8 @@ def roles_of(messages: Any) -> list[str]:
     >>> roles_of([{"from": "human", "value": "1+1?"}, {"from": "tool", "value": "2"}, {"from": "human", "value": "Thanks."}])
     ['user', 'tool']
     """
-    return list(dict.fromkeys(_role_of(key, message[key]) for message in messages for key, _ in [_keys_of(message)]))
+    turns = with_roles(messages)
+    return list(dict.fromkeys(_role_of(key, message[key]) for message in turns for key, _ in [_keys_of(message)]))
 
 
 def _keys_of(message: Mapping[str, Any]) -> tuple[str, str]:
@@ -85,7 +103,10 @@ def render_messages(messages: Any, path: str) -> tuple[str, list[Span]]:
     ('user: 1+1?\\n\\nassistant: 2', [(23, 24)])
     >>> render_messages([{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "2"}], "conversations")
     ('user: 1+1?\\n\\nassistant: 2', [(23, 24)])
+    >>> render_messages(["1+1?", "2"], "data")
+    ('user: 1+1?\\n\\nassistant: 2', [(23, 24)])
     """
+    messages = with_roles(messages)
     if type(messages) is not list:
         raise BadRecord(
             "wrong-type", f"the messages in {path!r} must be an array of objects, got {json_type(messages)}"

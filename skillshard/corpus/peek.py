@@ -20,11 +20,14 @@ from skillshard.corpus.corpus_list import is_corpus_file
 from skillshard.corpus.files import Corpus
 from skillshard.corpus.formats import DEFAULT_LAYOUT, CorpusFile, FileLayout, base_suffix, suffix_of
 from skillshard.corpus.guess import (
+    WESTERN,
     Guess,
     Row,
     delimiter_of,
     fields_of,
     guess,
+    has_no_text,
+    is_western,
     lacks_header,
     options_of,
     path_of_rows,
@@ -47,6 +50,7 @@ FILE_ROWS = 2000
 MAX_PROBLEMS = 100
 """Largest number of bad rows that are described."""
 _HEADER_BYTES = 64 << 10  # longer than the names of a thousand columns
+_MANY_LINES = 20  # a file of so many lines may rather hold a sample in each line
 
 
 class PeekField(BaseModel):
@@ -97,7 +101,7 @@ class PeekFacts(BaseModel):
         return canonical.to_json(self.model_dump(by_alias=True))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Look:
     """The first rows of some files.
 
@@ -105,11 +109,13 @@ class _Look:
         rows: Rows whose JSON or table could be parsed.
         read: Files that were read.
         whole: Names of the files that were read to the end.
+        num_bad: Number of rows that could not be parsed.
     """
 
     rows: list[Row]
     read: list[CorpusFile]
     whole: set[str]
+    num_bad: int = 0
 
 
 def peek(listed: Sequence[str], *, layout: FileLayout = DEFAULT_LAYOUT) -> PeekFacts:
@@ -124,17 +130,17 @@ def peek(listed: Sequence[str], *, layout: FileLayout = DEFAULT_LAYOUT) -> PeekF
         StorageError: A file cannot be read.
     """
     corpus, layout = _opened(listed, layout)
-    look = _look(corpus)
-    # Only a file in the right encoding and with the right delimiter shows whether the first line is a header.
-    for propose in (_proposed_encoding, _proposed_layout, _proposed_header):
+    look = _look(corpus.files, corpus.reading())
+    # Only a file in the right encoding and with the right delimiter and quotes shows whether the first line is a header.
+    for propose in (_proposed_encoding, _proposed_layout, _proposed_quote, _proposed_header):
         changed = propose(look, corpus, layout)
         if changed != layout:
             layout = changed
             corpus = Corpus.open(listed, layout=layout)
-            look = _look(corpus)
+            look = _look(corpus.files, corpus.reading())
     guessed = _guess(look, corpus)
     reading = corpus.reading() if corpus.mappings is not None else CorpusReading({"": guessed.fields})
-    problems = _problems(look.read, reading)
+    problems, num_good = _problems(look.read, reading)
     return PeekFacts(
         schema="skillshard/peek/1",
         num_files=len(corpus.files),
@@ -154,7 +160,7 @@ def peek(listed: Sequence[str], *, layout: FileLayout = DEFAULT_LAYOUT) -> PeekF
             for facts in fields_of(look.rows)
         ],
         id=_described(guessed.fields.id_field or "none", guessed.id_reason),
-        text=_described(_text_name(guessed), guessed.text_reason),
+        text=_described(_text_name(guessed), f"{guessed.text_reason}{_remark(look, corpus, layout)}"),
         skill=_described(guessed.skill or "none", guessed.skill_reason),
         num_problems=len(problems),
         problems=[
@@ -167,7 +173,7 @@ def peek(listed: Sequence[str], *, layout: FileLayout = DEFAULT_LAYOUT) -> PeekF
             guessed,
             has_fields=corpus.mappings is None,
             num_bad=len(problems),
-            num_rows=len(look.rows),
+            num_good=num_good,
         ),
     )
 
@@ -212,11 +218,10 @@ def _first_rows(stretch: Stretch, reading: CorpusReading) -> Iterator[Sample | R
             return
 
 
-def _look(corpus: Corpus) -> _Look:
-    mappings = corpus.reading().mappings
-    reading = CorpusReading(mappings, whole_rows=True)
+def _look(files: Sequence[CorpusFile], reading: CorpusReading) -> _Look:
+    reading = CorpusReading(reading.mappings, whole_rows=True)
     look = _Look([], [], set())
-    for file in chosen_files(corpus.files):
+    for file in chosen_files(files):
         stretch = _first_part(file)
         look.read.append(file)
         num_rows = 0
@@ -224,17 +229,39 @@ def _look(corpus: Corpus) -> _Look:
             num_rows += 1
             if isinstance(row, Sample):
                 look.rows.append(Row(file.name, stretch.format, row.meta))
+            else:
+                look.num_bad += 1
         if num_rows < FILE_ROWS:
             look.whole.add(file.name)
     return look
 
 
 def _proposed_encoding(look: _Look, corpus: Corpus, layout: FileLayout) -> FileLayout:
-    """Return the layout with the encoding UTF-16, if a file of text begins with the mark of UTF-16."""
+    """Return the layout with another encoding, if a file of text begins with the mark of UTF-16 or has letters of Western Windows."""
     texts = [file for file in look.read if file.format in ("csv", "tsv", "text")]
-    if corpus.mappings is None and layout.is_utf8 and any(is_utf16(_first_part(file)) for file in texts):
+    if corpus.mappings is not None or not layout.is_utf8 or not texts:
+        return layout
+    if any(is_utf16(_first_part(file)) for file in texts):
         return replace(layout, encoding="utf-16")
+    if look.num_bad and any(map(is_western, map(_head, texts))):
+        return replace(layout, encoding=WESTERN)
     return layout
+
+
+def _head(file: CorpusFile) -> bytes:
+    """Return the first bytes of a file of text, without its compression. A file that is not as named has none."""
+    source = open_text(_first_part(file), expected="text")
+    return b"" if isinstance(source, Rejection) else source.read(_HEADER_BYTES)
+
+
+def _proposed_quote(look: _Look, corpus: Corpus, layout: FileLayout) -> FileLayout:
+    """Return the layout without quotes, if only then every row of the tables can be read."""
+    has_tables = any(file.format in ("csv", "tsv") for file in look.read)
+    if corpus.mappings is not None or not layout.quote or not has_tables or not look.num_bad:
+        return layout
+    plain = replace(layout, quote="")
+    unquoted = _look([replace(file, layout=plain) for file in look.read], corpus.reading())
+    return plain if unquoted.rows and not unquoted.num_bad else layout
 
 
 def _proposed_header(look: _Look, corpus: Corpus, layout: FileLayout) -> FileLayout:
@@ -268,9 +295,7 @@ def _proposed_layout(look: _Look, corpus: Corpus, layout: FileLayout) -> FileLay
 
 
 def _first_line(file: CorpusFile) -> str:
-    source = open_text(_first_part(file), expected="CSV")
-    head = b"" if isinstance(source, Rejection) else source.read(_HEADER_BYTES)
-    return head.partition(b"\n")[0].decode(errors="replace")
+    return _head(file).partition(b"\n")[0].decode(errors="replace")
 
 
 def _path_of_rows(look: _Look) -> str | None:
@@ -294,8 +319,26 @@ def _guess(look: _Look, corpus: Corpus) -> Guess:
     return guess(look.rows, names, known)
 
 
-def _problems(files: Sequence[CorpusFile], reading: CorpusReading) -> list[Rejection]:
-    return [row for file in files for row in _first_rows(_first_part(file), reading) if isinstance(row, Rejection)]
+def _problems(files: Sequence[CorpusFile], reading: CorpusReading) -> tuple[list[Rejection], int]:
+    """Return the bad rows with the proposed fields, and the number of good rows."""
+    rows = [row for file in files for row in _first_rows(_first_part(file), reading)]
+    problems = [row for row in rows if isinstance(row, Rejection)]
+    return problems, len(rows) - len(problems)
+
+
+def _remark(look: _Look, corpus: Corpus, layout: FileLayout) -> str:
+    """Return the end of the sentence about the text: a fact about the files that the user should check."""
+    if layout.encoding == WESTERN:
+        return (
+            f"; the files are not in UTF-8, and {WESTERN} is the usual encoding then: check the letters of the examples"
+        )
+    has_lines = any(str(row.values.get("text", "")).count("\n") >= _MANY_LINES for row in look.rows)
+    if layout.text_files == "whole" and len(corpus.files) <= MAX_FILES and has_lines:
+        return "; each file is one sample, and --text-files lines makes each line a sample"
+    by_file = [[row for row in look.rows if row.file == file.name] for file in look.read]
+    if corpus.mappings is None and has_no_text(look.rows) and not any(map(has_no_text, by_file)):
+        return "; or the files have different fields, and a corpus file (.yaml) names the fields of each file"
+    return ""
 
 
 def _text_name(guessed: Guess) -> str:
@@ -308,7 +351,7 @@ def _described(name: str, reason: str) -> str:
 
 
 def _command(
-    listed: Sequence[str], layout: FileLayout, guessed: Guess, *, has_fields: bool, num_bad: int, num_rows: int
+    listed: Sequence[str], layout: FileLayout, guessed: Guess, *, has_fields: bool, num_bad: int, num_good: int
 ) -> str:
     way = ["metadata"] if guessed.skill is not None else ["embedding"]
     words = ["skillshard", "tag", *way, *map(_shown_place, listed), *_layout_options(layout)]
@@ -316,10 +359,11 @@ def _command(
         words += options_of(guessed.fields)
     words += ["--skills", "auto"] if guessed.skill is None else ["--field", guessed.skill]
     # Without a good row, setting all rows aside would leave nothing, and the fault needs another remedy.
-    if num_bad and num_rows:
+    if num_bad and num_good:
         words += ["--on-bad-sample", "set-aside"]
-    if num_bad > DEFAULT_SHARE * num_rows > 0:
-        words += ["--max-set-aside", f"{proposed_share(num_bad, num_rows):g}"]
+        num_rows = num_bad + num_good
+        if num_bad > DEFAULT_SHARE * num_rows:
+            words += ["--max-set-aside", f"{proposed_share(num_bad, num_rows):g}"]
     return shell_line([*words, "--out", "tags"])
 
 

@@ -39,7 +39,8 @@ def read_columns(
     if not sizes.all() or _may_be_blank(columns[text_field], offsets, content):
         return None
     ids, values = columns[str(id_field)].to_pylist(), columns[wanted.key].to_pylist()
-    return SampleColumns(ids, sizes.tolist(), values) if all(ids) and all(values) else None
+    are_names = all(ids) and all(values) and not any(map(str.isspace, values))
+    return SampleColumns(ids, sizes.tolist(), values) if are_names else None
 
 
 def most_bytes(batch: pa.RecordBatch) -> int:

@@ -57,7 +57,8 @@ def _show_problems(facts: PeekFacts, translated: Callable[[str], str]) -> None:
     reasons = Counter(problem.reason for problem in facts.problems)
     counts = ", ".join(f"{reason} {number:,}" for reason, number in reasons.most_common())
     print_line("")
-    print_line(f"bad rows: {facts.num_problems:,} ({counts})")
+    first = f"the first {len(facts.problems):,}: " if len(facts.problems) < facts.num_problems else ""
+    print_line(f"bad rows: {facts.num_problems:,} ({first}{counts})")
     for problem in facts.problems[:_SHOWN_PROBLEMS]:
         where = problem.file if problem.line is None else f"{problem.file} {unit_of(problem.file)} {problem.line}"
         print_line(f"  {where}: {translated(problem.detail)}")

@@ -89,8 +89,8 @@ def show_tags(tags: Tags) -> None:
     other = [skill.name for skill in manifest.skills if _NO_STRING.fullmatch(skill.name)]
     if other and manifest.made_from["arguments"].get("tagger") == "metadata":
         print_line(
-            f"{counted(len(other), 'skill')} with the name of a number or a boolean ({name_some(other, 3)}): values that are no "
-            'strings become their JSON text, so 3 and "3" are one skill'
+            f"{counted(len(other), 'skill')} with the name of a number or a boolean ({name_some(other, 3)}): "
+            'the number 3 and the string "3" are one skill'
         )
     _print_limit(manifest.made_from)
     left_out = manifest.left_out

@@ -45,9 +45,9 @@ class Function:
         match value:
             case None:
                 return Untagged("no-label", f"{self.target} returned None for this sample")
-            case str() if value:
+            case str() if value.strip():
                 return Tag(value)
-            case (str() as skill, (int() | float()) as score) if skill:
+            case (str() as skill, (int() | float()) as score) if skill.strip():
                 return Tag(skill, float(score))
         raise TagsError(
             f"{self.target} returned {value!r} for the sample {sample.id!r}: return the name of the skill, a pair of name and score, or None "

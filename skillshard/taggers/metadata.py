@@ -44,7 +44,7 @@ class Metadata:
         for sample in samples:
             meta = sample.meta
             value = meta.get(field.key)
-            if type(value) is not str or not value or not field.is_certain(meta):
+            if type(value) is not str or not value or value.isspace() or not field.is_certain(meta):
                 outcomes.append(self._tag_one(sample))
             else:
                 tag = tag_of.get(value)
@@ -59,8 +59,11 @@ class Metadata:
             value = lookup(sample, field)
             if value is MISSING:
                 return Untagged("missing-field", f"field {field!r} is missing{unknown(field, sample.meta)}", field)
-            if value is None or value == "":
-                return Untagged("missing-field", f"field {field!r} is {'empty' if value == '' else 'null'}", field)
+            if value is None:
+                return Untagged("missing-field", f"field {field!r} is null", field)
+            if isinstance(value, str) and not value.strip():
+                kind = "holds white space alone" if value else "is empty"
+                return Untagged("missing-field", f"field {field!r} {kind}", field)
             if not isinstance(value, (str, int)):
                 return Untagged(
                     "wrong-type",

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from skillshard import artefact
@@ -356,7 +357,22 @@ def test_numbers_and_booleans_as_skills_are_named_by_their_json_text_and_said(tm
     put(tmp_path, "a.jsonl", data=b"".join(rows))
     printed = works("tag", "metadata", tmp_path / "a.jsonl", "--out", tmp_path / "T", "--field", "cat", "--workers", 1)
     assert [skill.name for skill in Tags.open(tmp_path / "T").manifest.skills] == ["3", "false", "law", "true"]
-    assert "3 skills with the name of a number or a boolean (3, false, true): values that are no strings" in printed
+    assert "3 skills with the name of a number or a boolean (3, false, true): the number 3" in printed
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_white_space_alone_is_no_skill_in_any_format(tmp_path: Path, form: str) -> None:
+    rows = [{"id": str(number), "text": "x", "cat": "law" if number else " "} for number in range(50)]
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    elif form == "csv":
+        (tmp_path / "a.csv").write_text("id,text,cat\n" + "".join(",".join(row.values()) + "\n" for row in rows))
+    else:
+        (tmp_path / "a.jsonl").write_bytes(lines(rows))
+    words = ("tag", "metadata", tmp_path / f"a.{form}", "--field", "cat", "--out", tmp_path / "T", "--workers", 1)
+    assert "field 'cat' holds white space alone" in fails(*words)
+    works(*words, "--on-bad-sample", "set-aside", "--max-set-aside", 0.1)
+    assert [skill.name for skill in Tags.open(tmp_path / "T").manifest.skills] == ["law"]
 
 
 def test_unfinished_work_of_an_earlier_version_is_refused_in_a_sentence(

@@ -94,6 +94,21 @@ def write_utf16(folder: Path) -> None:
     (folder / "0.csv").write_text(f"text,topic\n{table}", encoding="utf-16")
 
 
+def write_western(folder: Path) -> None:
+    table = "".join(f'"Un “café” {number}",{("law", "garden")[number % 2]}\r\n' for number in range(NUM_ROWS))
+    (folder / "0.csv").write_bytes(f"text,topic\r\n{table}".encode("cp1252"))
+
+
+def write_open_quotes(folder: Path) -> None:
+    table = "".join(f'"Text {number}\t{("law", "garden")[number % 2]}\n' for number in range(NUM_ROWS))
+    (folder / "0.tsv").write_text(f"text\ttopic\n{table}")
+
+
+def write_turns(folder: Path) -> None:
+    turns = [{"data": [f"Question {number}?", "Yes."], "topic": ("law", "garden")[number % 2]} for number in range(9)]
+    (folder / "0.jsonl").write_bytes(lines(turns))
+
+
 def write_without_header(folder: Path) -> None:
     for name in ("law", "garden"):
         rows = "".join(
@@ -138,6 +153,9 @@ def write_some_binary(folder: Path) -> None:
     ("write", "option", "num_tagged"),
     [
         (write_utf16, "utf-16", NUM_ROWS),
+        (write_western, "cp1252", NUM_ROWS),
+        (write_open_quotes, "--quote", NUM_ROWS),
+        (write_turns, "--messages", 9),
         (write_without_header, "column_1,column_2,column_3,column_4", 2 * NUM_ROWS),
         (write_nested_questions, "data.paragraphs.qas", 24),
         (write_some_binary, "content", 39),
@@ -157,11 +175,27 @@ def test_the_printed_command_reads_every_usable_row_of_files_that_need_an_option
 
 
 def test_rows_that_cannot_be_read_are_never_set_aside_as_a_whole(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes(b"text,topic\n" + 20 * "é,law\n".encode("cp1252"))
+    (tmp_path / "a.csv").write_bytes(b"text,topic\n" + 20 * "шум,law\n".encode("cp1251"))
     shown = works("peek", tmp_path)
     assert "text: text (no row could be read)" in shown and "--encoding, such as cp1252" in shown
     assert "--on-bad-sample" not in printed_command(tmp_path)
     assert "field   type" not in shown  # no table without fields
+
+
+def test_files_with_different_fields_are_told_and_no_row_is_proposed_to_be_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines([{"content": "x"}] * 60))
+    (tmp_path / "b.csv").write_text("body\n" + 60 * "y\n")
+    shown = works("peek", tmp_path)
+    assert "or the files have different fields, and a corpus file (.yaml) names the fields of each file" in shown
+    assert "bad rows: 120 (the first 100: missing-field 100)" in shown
+    assert "--on-bad-sample" not in printed_command(tmp_path)
+
+
+def test_a_text_file_of_many_lines_may_be_read_by_lines(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text(20 * "A sentence.\n")
+    assert "--text-files lines makes each line a sample" in works("peek", tmp_path)
+    (tmp_path / "train.txt").write_text(5 * "A sentence.\n")
+    assert "--text-files lines" not in works("peek", tmp_path)
 
 
 def test_text_files_beside_few_rows_and_a_long_object_are_told(tmp_path: Path) -> None:

@@ -208,6 +208,8 @@ def test_a_changed_function_is_another_tagger(
     [
         ("def skill_of(sample): return 3", r"returned 3 for the sample '\S+': return the name of the skill"),
         ("def skill_of(sample): return ''", r"returned '' for the sample"),
+        ("def skill_of(sample): return ' '", r"returned ' ' for the sample"),
+        ("def skill_of(sample): return (' ', 0.5)", r"returned \(' ', 0.5\) for the sample"),
         ("def skill_of(sample): return ('a', 'b')", r"returned \('a', 'b'\) for the sample"),
         ("def skill_of(sample): return sample.meta['absent']", r"failed for the sample '\S+': KeyError: 'absent'"),
     ],

@@ -74,7 +74,7 @@ def folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return place
 
 
-def sharded(folder: Path, conversations: list[list[dict[str, Any]]], *, drop: str | None = None) -> ShardSet:
+def sharded(folder: Path, conversations: list[list[Any]], *, drop: str | None = None) -> ShardSet:
     folder.mkdir(parents=True)
     rows = [{"id": f"q{number}", "kind": "ab"[number % 2], "chat": chat} for number, chat in enumerate(conversations)]
     (folder / "a.jsonl").write_bytes(lines(rows))
@@ -85,9 +85,10 @@ def sharded(folder: Path, conversations: list[list[dict[str, Any]]], *, drop: st
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    """Write 60 conversations of 1 to 3 answers, a half of them in the style of ShareGPT."""
-    chats = [messages_of(number) for number in range(60)]
-    chats[::2] = map(in_the_other_style, chats[::2])
+    """Write 60 conversations of 1 to 3 answers, a half of them in the style of ShareGPT or as strings."""
+    chats: list[list[Any]] = [messages_of(number) for number in range(60)]
+    chats[::4] = [[message["content"] for message in messages] for messages in chats[::4]]  # without a system message
+    chats[2::4] = map(in_the_other_style, chats[2::4])
     return sharded(tmp_path_factory.mktemp("chats") / "corpus", chats)
 
 

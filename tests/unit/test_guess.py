@@ -108,6 +108,32 @@ def words(number: int) -> str:
             ["--text-field", "stem"],
             None,
         ),  # an answer is no skill
+        (numbered(id=str, text=words, topic=lambda number: ("law", " ")[number % 2]), [], None),  # white space
+        (  # UltraChat and LIMA: the turns of a conversation as strings
+            numbered(id=str, data=lambda number: [words(number), "An answer."][: 1 + number % 4]),
+            ["--messages", "data"],
+            None,
+        ),
+        (  # sentences, and no turns: most rows have a single string
+            numbered(id=str, data=lambda number: [words(number)]),
+            ["--text-field", "data"],
+            None,
+        ),
+        (numbered(id=str, chosen=words, rejected=lambda number: 2 * words(number)), ["--text-field", "chosen"], None),
+        (
+            numbered(id=str, content=words, events=lambda number: [{"text": "opened"}]),
+            ["--text-field", "content"],
+            None,
+        ),
+        (
+            numbered(task_id=str, prompt=words, canonical_solution=words, test=words),
+            [
+                "--id-field",
+                "task_id",
+                *("--text-field", "prompt", "--text-field", "canonical_solution", "--answer", "canonical_solution"),
+            ],
+            None,
+        ),
     ],
 )
 def test_the_fields_are_guessed_from_names_and_values(
