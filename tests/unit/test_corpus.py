@@ -393,8 +393,16 @@ def test_a_parquet_page_with_flipped_bits_is_noticed_and_what_is_before_it_is_re
         ("a.jsonl.zst", gzip.compress(ROWS, mtime=0), "expected zstd data, got b'\\x1f\\x8b\\x08\\x00'"),
         ("a.jsonl", gzip.compress(ROWS), "expected lines of JSON, got gzip data"),
         ("a.jsonl", zstd(ROWS), "expected lines of JSON, got zstd data"),
-        ("a.jsonl", ROWS.decode().encode("utf-16"), "expected lines of JSON, got UTF-16 data; JSON is read in UTF-8, so convert the file, for example with iconv"),
-        ("a.json", ROWS.decode().encode("utf-32"), "expected lines of JSON, got UTF-32 data; JSON is read in UTF-8, so convert the file, for example with iconv"),
+        (
+            "a.jsonl",
+            ROWS.decode().encode("utf-16"),
+            "expected lines of JSON, got UTF-16 data; JSON is read in UTF-8, so convert the file, for example with iconv",
+        ),
+        (
+            "a.json",
+            ROWS.decode().encode("utf-32"),
+            "expected lines of JSON, got UTF-32 data; JSON is read in UTF-8, so convert the file, for example with iconv",
+        ),
         ("a.csv", ROWS.decode().encode("utf-32"), "expected lines of text, got UTF-32 data; give `encoding='utf-32'`"),
         ("a.jsonl", pickle.dumps(["x"] * 99), "expected lines of JSON, got binary data"),
         ("a.jsonl.gz", gzip.compress(gzip.compress(ROWS)), "expected lines of JSON, got gzip data"),
