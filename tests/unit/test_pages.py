@@ -119,6 +119,11 @@ def test_every_page_stands_in_the_navigation_of_the_site() -> None:
     assert [page for page in pages if page not in re.findall(r"[\w/.-]+\.md", navigation)] == []
 
 
+def test_every_how_to_page_stands_in_the_list_of_how_to_pages() -> None:
+    linked = re.findall(r"\]\(([\w-]+\.md)\)", (DOCS / "howto" / "index.md").read_text())
+    assert sorted(linked) == sorted({path.name for path in (DOCS / "howto").glob("*.md")} - {"index.md"})
+
+
 def test_no_page_links_to_a_document_outside_of_the_site() -> None:
     """The site copies a linked file of the repository. A copied document would be a page without a place in the navigation."""
     links = [
