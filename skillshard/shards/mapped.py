@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from skillshard import canonical
-from skillshard.errors import SkillshardError, StorageError
+from skillshard.errors import ShardError, SkillshardError, StorageError
 from skillshard.shards.files import Files, Wanted
 
 # The order reads the shards of a skill one after the other. One shard is read at a time, and few readers look back.
@@ -61,6 +61,9 @@ def mapped(files: Files, wanted: Wanted, *, check_digest: bool, keep_open: bool,
                     f"{name} is {got:,} bytes but {words.manifest} says {expected}: truncated copy or edited file. {words.anew}"
                 )
             data = _map_kept_open(file.fileno()) if keep_open else _map(file.fileno())
+    except ShardError as error:
+        # A download knows no artefacts: its error about a damaged or missing file has one class for all of them.
+        raise words.error(str(error)) from error
     except StorageError as error:
         if files.is_remote:
             raise

@@ -16,35 +16,48 @@ from skillshard.extras import needed
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
 # About a quarter of a megabyte of texts: enough that the cost of a call does not count, and little memory.
 TEXTS_AT_ONCE = 256
 """Number of texts that the tokenizer gets in one call."""
+_CONVERT = (
+    "AutoTokenizer.from_pretrained(DIR).save_pretrained(OUT) of transformers writes the tokenizer.json of a model. If no tokenizer.json can be made, "
+    "tokenize the corpus yourself: skillshard takes token ids too."
+)
+"""Remedy for a tokenizer of another library or form."""
 
 
-def open_tokenizer(source: "str | os.PathLike[str] | Tokenizer") -> "Tokenizer":
+def open_tokenizer(source: "str | os.PathLike[str] | Tokenizer | PreTrainedTokenizerFast") -> "Tokenizer":
     """Open a tokenizer from its file, or copy a tokenizer, and turn truncation and padding off.
 
     Args:
-        source: Path or URI of a tokenizer.json, directory of a tokenizer.json, or a `tokenizers.Tokenizer`, which stays unchanged.
+        source: Path or URI of a tokenizer.json, directory of a tokenizer.json, a `tokenizers.Tokenizer`, or a fast tokenizer of transformers. An object
+            stays unchanged.
 
     Raises:
-        TokensError: The file is not a tokenizer, or the tokenizer merges at random.
+        TokensError: The source is not a tokenizer, or the tokenizer merges at random.
         ExtraError: The package `tokenizers` is not installed.
         StorageError: The file cannot be read.
     """
     needed("tokens", what="A tokenizer")
     from tokenizers import Tokenizer
 
-    name = "the tokenizer" if isinstance(source, Tokenizer) else places.public(source)
-    text = source.to_str() if isinstance(source, Tokenizer) else _tokenizer_text(source)
+    if isinstance(source, str | os.PathLike):
+        name, text = places.public(source), _tokenizer_text(source)
+    else:
+        # A fast tokenizer of transformers holds a tokenizer of this package. transformers itself is not imported for the test.
+        own = getattr(source, "backend_tokenizer", source)
+        if not isinstance(own, Tokenizer):
+            raise TokensError(
+                f"the tokenizer is of type {type(source).__module__}.{type(source).__qualname__}: give a tokenizer of Hugging Face's tokenizers, a fast "
+                f"tokenizer of transformers, or the path of a tokenizer.json. {_CONVERT}"
+            )
+        name, text = "the tokenizer", own.to_str()
     try:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the package raises nothing narrower
-        raise TokensError(
-            f"{name} is no tokenizer of Hugging Face's tokenizers: {error}. Give a tokenizer.json that tokenizer.save() or "
-            "save_pretrained() of a fast tokenizer wrote."
-        ) from error
+        raise TokensError(f"{name} is no tokenizer of Hugging Face's tokenizers: {error}. {_CONVERT}") from error
     if getattr(tokenizer.model, "dropout", None):
         raise TokensError(
             f"{name} merges at random (dropout {tokenizer.model.dropout}), so a text has no fixed number of tokens. Set "
@@ -59,7 +72,7 @@ def _tokenizer_text(place: str | os.PathLike[str]) -> str:
     if not places.is_remote(place) and os.path.isdir(place):
         place = places.join(place, "tokenizer.json")
         if not os.path.exists(place):
-            raise TokensError(f"{places.public(place)} is not there: give a tokenizer.json, or the directory of one.")
+            raise TokensError(f"{places.public(place)} is not there. {_CONVERT}")
     try:
         return storage.read_bytes(place).decode()
     except UnicodeDecodeError as error:

@@ -56,6 +56,7 @@ from skillshard.shards.tokenizers import TEXTS_AT_ONCE, encode, encode_with_offs
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
 STAGES = ("count",)
 """The stage of tasks."""
@@ -91,7 +92,7 @@ class TokensEstimate:
 
 def write_tokens(
     shards: ShardSet,
-    tokenizer: "str | os.PathLike[str] | Tokenizer | None",
+    tokenizer: "str | os.PathLike[str] | Tokenizer | PreTrainedTokenizerFast | None",
     out: "str | os.PathLike[str]",
     *,
     vocab_size: int | None = None,
@@ -111,7 +112,7 @@ def write_tokens(
 
     Args:
         shards: Shard set, local or remote.
-        tokenizer: Path or URI of a tokenizer.json, or a `tokenizers.Tokenizer`. None: the corpus was tokenized already (`token_ids` of
+        tokenizer: Path or URI of a tokenizer.json, a `tokenizers.Tokenizer`, or a fast tokenizer of transformers. None: the corpus was tokenized already (`token_ids` of
             `FieldMapping`), and its ids are kept. If the corpus has labels, the mask of answers is kept too.
         out: Directory for the tokens, local or in a store.
         vocab_size: Number of ids of the vocabulary, without a tokenizer. None: the number that the corpus was tagged with.
@@ -201,7 +202,7 @@ def write_tokens(
 
 def _chat_of(
     shards: ShardSet,
-    tokenizer: "str | os.PathLike[str] | Tokenizer",
+    tokenizer: "str | os.PathLike[str] | Tokenizer | PreTrainedTokenizerFast",
     chat_template: "str | os.PathLike[str]",
     kind: LossKind,
     special_tokens: bool,

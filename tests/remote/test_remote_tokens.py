@@ -1,10 +1,13 @@
 """A remote token set gives the blocks of the local token set for every packing, and no tar is fetched."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from torch.utils.data import DataLoader
 
+from skillshard.errors import TokensError
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import proportional
@@ -25,16 +28,20 @@ def tokens(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> TokenS
     return write_tokens(shards, byte_tokenizer(texts), tmp_path_factory.mktemp("tokens") / "T", backend=HERE)
 
 
-@pytest.fixture(scope="module")
-def remote_tokens(s3_address: str, tokens: TokenSet) -> str:
-    """Put the token set into the bucket of the shards, and return its URI."""
+def put(s3_address: str, name: str, files: Mapping[str, bytes]) -> str:
+    """Put the files of a token set into the bucket of the shards, and return the URI of the set."""
     import boto3
 
     client = boto3.client("s3", endpoint_url=f"http://{s3_address}", region_name="us-east-1")
-    for name, data in tree(Path(tokens.root)).items():
-        client.put_object(Bucket=BUCKET, Key=f"sets/T/{name}", Body=data)
+    for path, data in files.items():
+        client.put_object(Bucket=BUCKET, Key=f"sets/{name}/{path}", Body=data)
     client.close()
-    return s3_uri(s3_address).replace("sets/S", "sets/T")
+    return s3_uri(s3_address).replace("sets/S", f"sets/{name}")
+
+
+@pytest.fixture(scope="module")
+def remote_tokens(s3_address: str, tokens: TokenSet) -> str:
+    return put(s3_address, "T", tree(Path(tokens.root)))
 
 
 def packed(shards: ShardSet, tokens: TokenSet, ledger: Path, packing: str) -> PackedTokens:
@@ -64,3 +71,22 @@ def test_blocks_of_a_remote_token_set_are_those_of_the_local_one(
     sizes = {len(data) for data in tree(cache).values()}
     tars = {path.stat().st_size for path in Path(shards.root).rglob("*.tar")}
     assert sizes and sizes.isdisjoint(tars)
+
+
+def test_verify_names_every_damaged_and_missing_file_of_a_remote_token_set(
+    shards: ShardSet, tokens: TokenSet, s3_address: str, tmp_path: Path
+) -> None:
+    files = tree(Path(tokens.root))
+    flipped, missing, *_ = sorted(name for name in files if name.startswith("train/") and name.endswith(".ids.bin"))
+    (counts,) = sorted(name for name in files if name.endswith(".tokens.npy") and name.startswith("holdout/"))[-1:]
+    for name in (flipped, counts):
+        files[name] = files[name][:-1] + bytes([files[name][-1] ^ 1])
+    del files[missing]
+    remote = TokenSet.open(put(s3_address, "damaged", files))
+    faults = remote.verify()
+    assert len(faults) == 3
+    for name, sentence in ((flipped, "arrived damaged"), (missing, "is missing"), (counts, "arrived damaged")):
+        assert any(re.search(rf"{name}\S* {sentence}", fault) for fault in faults)
+    cached = TokenSet.open(remote.root, cache=tmp_path / "cache")
+    with pytest.raises(TokensError, match=r"ids\.bin\S* (arrived damaged|is missing)"):
+        packed(shards, cached, tmp_path / "ledger", "concat").batch(0, BLOCKS)

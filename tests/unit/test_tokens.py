@@ -138,7 +138,8 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
         open_tokenizer(tmp_path / "config.json")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     with pytest.raises(
-        TokensError, match=r"/tokenizer.json is not there: give a tokenizer.json, or the directory of one.$"
+        TokensError,
+        match=r"/tokenizer.json is not there. AutoTokenizer.from_pretrained\(DIR\).save_pretrained\(OUT\) of transformers",
     ):
         open_tokenizer(tmp_path)
     with pytest.raises(TokensError, match=r"is not text, and so no tokenizer.json"):
@@ -149,6 +150,24 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     random.model.dropout = 0.1
     with pytest.raises(TokensError, match=r"the tokenizer merges at random \(dropout 0.1"):
         open_tokenizer(random)
+    for other in (b"tokenizer.json", 5, {"model": {}}):
+        with pytest.raises(TokensError, match=rf"of type builtins.{type(other).__name__}: give a tokenizer of Hugging"):
+            open_tokenizer(other)  # type: ignore[arg-type]
+
+
+def test_a_tokenizer_of_transformers_writes_the_tokens_of_its_file(uneven: ShardSet, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    own = letter_tokenizer()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=own, eos_token=EOS, model_max_length=4)
+    text = next(iter(uneven.train["add"])).text
+    expected = own.encode(text).ids
+    assert open_tokenizer(fast).encode(text).ids == expected and len(expected) > fast.model_max_length
+    tokens = write_tokens(uneven, fast, tmp_path / "object", backend=HERE)
+    fast.save_pretrained(tmp_path / "saved")
+    assert tree(tmp_path / "object") == tree(
+        Path(write_tokens(uneven, tmp_path / "saved", tmp_path / "T", backend=HERE).root)
+    )
+    assert tokens.token_id(EOS) == fast.eos_token_id
 
 
 def test_without_the_extra_the_sentence_says_how_to_install_it(
