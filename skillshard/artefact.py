@@ -380,7 +380,7 @@ def kind(place: str | os.PathLike[str]) -> str:
     Raises:
         StorageError: The place holds no finished artefact.
     """
-    if web.is_web(os.fspath(place)):
+    if web.is_web(places.text_of(place)):
         return "manifest.json"
     folder = _plain(place)
     for name in MANIFESTS:
@@ -404,7 +404,7 @@ def kind(place: str | os.PathLike[str]) -> str:
 
 def has_not_begun(place: str | os.PathLike[str]) -> bool:
     """Return whether a place holds the ledger of a run that continues another run and has not begun."""
-    if web.is_web(os.fspath(place)):
+    if web.is_web(places.text_of(place)):
         return False
     folder = _plain(place)
     return storage.exists(places.join(folder, "handover.json")) and not storage.exists(places.join(folder, "run.json"))

@@ -13,13 +13,30 @@ from skillshard.errors import StorageError, first_line, is_of_a_client
 from skillshard.printable import printable
 
 
+def text_of(place: str | os.PathLike[str]) -> str:
+    """Return a place as a text.
+
+    >>> text_of(Path("runs") / "1")
+    'runs/1'
+
+    Raises:
+        StorageError: The value is no text and no path, such as None.
+    """
+    text = os.fspath(place) if isinstance(place, os.PathLike) else place
+    if not isinstance(text, str):
+        raise StorageError(
+            f"{place!r} is no path: give a path as a text or as a pathlib.Path, or the address of a store."
+        )
+    return text
+
+
 def is_remote(place: str | os.PathLike[str]) -> bool:
     """Whether a place is a URI that is not a local file.
 
     >>> is_remote("s3://bucket/key"), is_remote("/tmp/x"), is_remote("file:///tmp/x")
     (True, False, False)
     """
-    text = os.fspath(place)
+    text = text_of(place)
     return "://" in text and not text.startswith("file://")
 
 
@@ -29,7 +46,7 @@ def local_path(place: str | os.PathLike[str]) -> Path:
     Raises:
         StorageError: The place is remote.
     """
-    text = os.fspath(place)
+    text = text_of(place)
     if is_remote(text):
         raise StorageError(f"{text} is not on this machine: this needs a local directory.")
     return Path(text.removeprefix("file://"))
@@ -43,7 +60,7 @@ def join(place: str | os.PathLike[str], *parts: str) -> str:
     >>> join("s3://bucket/run?region=us-east-1", "tags.json")
     's3://bucket/run/tags.json?region=us-east-1'
     """
-    text = os.fspath(place)
+    text = text_of(place)
     text, mark, query = text.partition("?") if is_remote(text) else (text, "", "")
     return "/".join([text.rstrip("/") or "/", *parts]) + mark + query
 
@@ -56,7 +73,7 @@ def inside(place: str | os.PathLike[str], name: str) -> str:
     >>> inside("s3://bucket/data?region=eu", "c#/a b.txt"), inside("https://host/data", "a b.txt"), inside("data", "c#/a b.txt")
     ('s3://bucket/data/c%23/a%20b.txt?region=eu', 'https://host/data/a b.txt', 'data/c#/a b.txt')
     """
-    return join(place, stores.escaped_name(name) if stores.is_of_store(os.fspath(place)) else name)
+    return join(place, stores.escaped_name(name) if stores.is_of_store(text_of(place)) else name)
 
 
 def with_suffix(place: str, suffix: str) -> str:
@@ -75,7 +92,7 @@ def name(place: str | os.PathLike[str]) -> str:
     >>> name("s3://bucket/run/records/sort?region=eu"), name("out/records/sort/")
     ('sort', 'sort')
     """
-    text = os.fspath(place)
+    text = text_of(place)
     return (text.partition("?")[0] if is_remote(text) else text).rstrip("/").rpartition("/")[2]
 
 
@@ -85,7 +102,7 @@ def parent(place: str | os.PathLike[str]) -> str:
     >>> parent("s3://bucket/run/tags.json?region=eu"), parent("tags.json"), parent("/tags.json")
     ('s3://bucket/run?region=eu', '.', '/')
     """
-    text = os.fspath(place)
+    text = text_of(place)
     text, mark, query = text.partition("?") if is_remote(text) else (text, "", "")
     folder, slash, _ = text.rstrip("/").rpartition("/")
     return (folder or slash or ".") + mark + query
@@ -110,7 +127,7 @@ def resolve(place: str, folder: str | os.PathLike[str]) -> str:
     >>> resolve("../shards", "s3://bucket/sets/more?region=eu"), resolve("../shards", "sets/more"), resolve("/data/S", "sets/more")
     ('s3://bucket/sets/shards?region=eu', 'sets/shards', '/data/S')
     """
-    base = os.fspath(folder)
+    base = text_of(folder)
     if is_remote(place) or os.path.isabs(place):
         return place
     if not is_remote(base):
@@ -130,7 +147,7 @@ def relative_to(place: str | os.PathLike[str], folder: str | os.PathLike[str]) -
     >>> relative_to("https://host/S", "sets/more")
     'https://host/S'
     """
-    text, base = (os.fspath(path).removeprefix("file://") for path in (place, folder))
+    text, base = (text_of(path).removeprefix("file://") for path in (place, folder))
     if not is_remote(text) and not is_remote(base):
         return os.path.relpath(os.path.abspath(text), os.path.abspath(base))
     (path, _, query), (base_path, _, base_query) = text.partition("?"), base.partition("?")
@@ -150,7 +167,7 @@ def public(place: str | os.PathLike[str]) -> str:
     >>> public("s3://KEY:SECRET@bucket/S?region=us-east-1"), public("https://host/S/a.tar?sig=SECRET")
     ('s3://bucket/S?region=us-east-1', 'https://host/S/a.tar')
     """
-    text = os.fspath(place)
+    text = text_of(place)
     if not is_remote(text):
         return text
     try:
@@ -168,7 +185,7 @@ def filesystem(place: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
     Raises:
         StorageError: The file system cannot be opened, or the place can only be read over http.
     """
-    text = os.fspath(place)
+    text = text_of(place)
     if not is_remote(text):
         refuse_bytes(text)
         return pafs.LocalFileSystem(), os.path.abspath(text.removeprefix("file://"))

@@ -680,7 +680,8 @@ def resume(stream: Stream, state: Mapping[str, Any]) -> None:
     Rank 0 begins a generation of the ledger, and the other ranks join this generation.
 
     Raises:
-        LedgerError: The state is of another run or of another ledger. Every rank raises the error.
+        LedgerError: The state is of another run or of another ledger. Every rank raises the error. If another error ends the resume of rank 0,
+            the other ranks raise a LedgerError that names this error.
     """
     _on_every_rank(stream, lambda generation: stream.load_state_dict(state, generation=generation), "resume")
 
@@ -700,14 +701,16 @@ def _on_every_rank(stream: Stream, go_on: Callable[[int | None], None], verb: st
         go_on(None)
         return
     outcome: list[tuple[str | None, int]] = [(None, 0)]
-    failed: SkillshardError | None = None
+    failed: Exception | None = None
     is_first = torch.distributed.get_rank() == 0
     if is_first:
         try:
             go_on(None)
             outcome = [(None, stream.generation)]
-        except SkillshardError as error:
-            outcome, failed = [(str(error), 0)], error
+        # Any error: a full disk, or a state of a wrong type, must not leave the other ranks in the broadcast either.
+        except Exception as error:
+            sentence = str(error) if isinstance(error, SkillshardError) else f"{type(error).__name__}: {error}"
+            outcome, failed = [(sentence, 0)], error
     # Rank 0 sends its outcome before raising: the other ranks wait in the broadcast, and would wait for ever for a rank that has left.
     torch.distributed.broadcast_object_list(outcome, src=0)
     if failed is not None:

@@ -31,7 +31,7 @@ from skillshard.graph.trials import eval_steps
 from skillshard.loss import LossKind, Reduction
 from skillshard.mixing.replay import other_loss
 from skillshard.policies.policy import RunFacts, in_draws
-from skillshard.printable import shortened, time_in_words
+from skillshard.printable import shortened
 from skillshard.proxy.device import Compute, device_kind, is_here, resolve_precision
 from skillshard.proxy.identity import SIZES, training_identity
 from skillshard.proxy.reading_choice import ReadingChoice
@@ -164,7 +164,12 @@ def compare_policies(
     tasks = [_task(named, number, training, settings, out) for named in chosen for number in seeds]
     missing = [task for task in tasks if not (out / "trials" / f"{task.key}.json").exists()]
     if missing:
-        _announce(_cost(missing, training, backend, out), budget_s, on_estimate)
+        cost = _cost(missing, training, backend, out)
+        fewer = "policies or seeds (`num_seeds`)"
+        refusal = None if budget_s is None else cost.refusal(budget_s, fewer, {"steps": steps})
+        if refusal is not None:
+            raise ComparisonError(refusal)
+        on_estimate(cost.sentence)
         # Only now: a refused comparison leaves nothing that another comparison would have to remove.
         storage.write_bytes(out / "settings.json", canonical.to_json(settings))
     on_gpu = training.recipe.device.startswith("cuda")
@@ -360,15 +365,6 @@ def _cost(missing: Sequence[Task], training: Training, backend: Backend, out: Pa
     seconds = training.recipe.steps * taken["step_s"] + num_evals * taken["eval_s"]
     processes = backend.processes(len(missing), num_gpus=float(on_gpu))
     return TrainingCost(len(missing), len(missing) * training.recipe.steps, seconds * -(-len(missing) // processes))
-
-
-def _announce(cost: TrainingCost, budget_s: float | None, on_estimate: Callable[[str], None]) -> None:
-    if budget_s is not None and cost.seconds > budget_s:
-        raise ComparisonError(
-            f"{cost.sentence}, and `budget_s` allows {time_in_words(budget_s)}. Raise `budget_s`, take fewer policies or seeds (`num_seeds`), or "
-            f"divide `steps` by {cost.seconds / budget_s:.1f}."
-        )
-    on_estimate(cost.sentence)
 
 
 def _cost_of(named: NamedPolicy, training: Training, measured_on: ShardSet) -> Cost:

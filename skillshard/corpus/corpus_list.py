@@ -102,7 +102,7 @@ def is_corpus_file(place: str | os.PathLike[str]) -> bool:
     >>> is_corpus_file("data/corpus.yaml"), is_corpus_file("data/")
     (True, False)
     """
-    text = os.fspath(place)
+    text = places.text_of(place)
     return (text.partition("?")[0] if places.is_remote(text) else text).lower().endswith(SUFFIXES)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.fs as pafs
 
@@ -93,7 +93,9 @@ class Corpus:
             CorpusError: No file is found, a given file has an unknown suffix, a file is given twice, two files have the same name,
                 a file cannot be read, the selection of files in a directory would be a guess, or a corpus file is not valid.
         """
-        listed = [places] if isinstance(places, (str, Path)) else list(places)
+        # A value that is no list, such as None, is taken for a place, so that its check names the value.
+        is_list = isinstance(places, Iterable) and not isinstance(places, (str, bytes))
+        listed = list(cast(Sequence[str | Path], places)) if is_list else [cast(str, places)]
         if not listed:
             raise CorpusError("No corpus given: name at least one directory, glob or file.")
         if any(map(is_corpus_file, listed)):

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -80,6 +80,26 @@ class Cost:
         '4 trials, 1,200 steps in all: about 2 min'
         """
         return f"{counted(self.num_trials, 'trial')}, {counted(self.num_steps, 'step')} in all: about {time_in_words(self.seconds)}"
+
+    def refusal(self, budget_s: float, fewer: str, lengths: Mapping[str, int]) -> str | None:
+        """Return the sentence that refuses a cost beyond a budget, or None if the budget suffices.
+
+        Args:
+            budget_s: Largest estimated time in seconds.
+            fewer: Things of which there may be fewer, such as "seeds (`num_seeds`)".
+            lengths: Argument -> number of steps. A length of 0 is left out. A length that would fall below 1 is no remedy.
+
+        >>> print(Cost(4, 1200, 95.0).refusal(10.0, "seeds", {"steps": 20}))
+        4 trials, 1,200 steps in all: about 2 min, and `budget_s` allows 10 s. Raise `budget_s`, take fewer seeds, or give `steps=2`.
+        >>> print(Cost(4, 1200, 95.0).refusal(1.0, "seeds", {"steps": 20}))
+        4 trials, 1,200 steps in all: about 2 min, and `budget_s` allows 1 s. Raise `budget_s`, or take fewer seeds.
+        """
+        if self.seconds <= budget_s:
+            return None
+        shorter = {name: math.floor(steps * budget_s / self.seconds) for name, steps in lengths.items() if steps}
+        given = " and ".join(f"`{name}={steps}`" for name, steps in shorter.items())
+        remedy = f", take fewer {fewer}, or give {given}" if min(shorter.values()) >= 1 else f", or take fewer {fewer}"
+        return f"{self.sentence}, and `budget_s` allows {time_in_words(budget_s)}. Raise `budget_s`{remedy}."
 
 
 def learn_graph(
@@ -225,7 +245,11 @@ def learn_graph(
                 cost = _cost(needed, missing, longest, timed, backend, folder)
             finally:
                 storage.remove(timed)
-            _announce(cost, budget_s, on_estimate)
+            lengths = {"steps": steps, "warmup_steps": warmup_steps}
+            refusal = None if budget_s is None else cost.refusal(budget_s, "seeds (`num_seeds`)", lengths)
+            if refusal is not None:
+                raise GraphError(refusal)
+            on_estimate(cost.sentence)
             rows_of = partial(_rows, planned=planned, warm=warm, warmup_steps=warmup_steps, steps=steps)
             drawn = {
                 skill: _encoded(encoder, split, samples, trained_by, rows_of=partial(rows_of, skill))
@@ -250,20 +274,6 @@ def _without_result(
     records = places.join(folder, "records")
     missing = [task for task in trial_tasks if not storage.exists(places.join(records, f"{task.key}.json"))]
     return _needed(warm_tasks, missing, records), missing
-
-
-def _announce(cost: Cost, budget_s: float | None, on_estimate: Callable[[str], None]) -> None:
-    """Announce the cost.
-
-    Raises:
-        GraphError: The estimated time exceeds the budget.
-    """
-    if budget_s is not None and cost.seconds > budget_s:
-        raise GraphError(
-            f"{cost.sentence}, and `budget_s` allows {time_in_words(budget_s)}. Raise `budget_s`, take fewer seeds (`num_seeds`), or divide `steps` and "
-            f"`warmup_steps` by {cost.seconds / budget_s:.1f}."
-        )
-    on_estimate(cost.sentence)
 
 
 def _with_data(tasks: Sequence[Task], data: str) -> list[Task]:

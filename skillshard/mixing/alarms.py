@@ -144,7 +144,8 @@ def _silent(run: RunRecord, newest: RoundRecord, observations: Sequence[Observat
     last = max(observations[-1].draw if observations else 0, run.first_draw)
     # Rounds and not seconds, so that the alarm is the same in every replay.
     num_rounds = (newest.first_draw + newest.num_draws - last) // run.round_draws
-    if num_rounds >= SILENT_ROUNDS:
+    # A loader that reads ahead decides lag + 1 rounds beyond the last report, and then waits.
+    if num_rounds >= (SILENT_ROUNDS if run.lag == "live" else max(SILENT_ROUNDS, run.lag + 2)):
         yield Alarm(
             "silent",
             None,

@@ -85,8 +85,9 @@ class DirectoryLedger:
     """A ledger in a directory, local or shared (NFS). Any number of threads may use the ledger."""
 
     def __init__(self, place: str | os.PathLike[str]) -> None:
-        if not os.fspath(place) or "\0" in os.fspath(place):
-            raise LedgerError(f"the ledger's place is {os.fspath(place)!r}: give the path of a directory.")
+        text = places.text_of(place)
+        if not text or "\0" in text:
+            raise LedgerError(f"the ledger's place is {text!r}: give the path of a directory.")
         self.root = places.local_path(place)
         # Folder -> its first record that may be lost in a power failure. A single name per folder is enough, because the names
         # of later records sort after this name. Syncing every put would cost a disk access per round.
@@ -208,7 +209,12 @@ def _refused(path: str, error: OSError) -> str:
 
 
 def _unreadable(path: str, error: OSError) -> str:
-    return f"{path} cannot be read: {error.strerror}. Restore the file and its permissions, then run the same command again."
+    remedy = (
+        "A part of the path is a file: give the directory of a run."
+        if error.errno == errno.ENOTDIR
+        else "Restore the file and its permissions, then run the same command again."
+    )
+    return f"{path} cannot be read: {error.strerror}. {remedy}"
 
 
 def record_name(generation: int, kind: str, number: int) -> str:

@@ -2,8 +2,9 @@
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations, islice
 from typing import Any, Literal, TypeVar
 
 import orjson
@@ -254,28 +255,41 @@ def _validated(model: type[_Model], name: str, arguments: Mapping[str, Any]) -> 
         ) from error
 
 
+MOST_REDUCED_ROWS = 1_000_000
+"""Largest number of rows of all reduced graphs that are compared with a digest, which takes about a second."""
+
+
 def _graph_of_digest(
     name: str, digest: str, graphs: Mapping[str, SkillGraph], skills: Sequence[str] | None
 ) -> SkillGraph:
-    """Find the graph with a digest: a given graph, whole or reduced to the rows of the skills, or the identity graph of the skills."""
-    if skills and (identity := SkillGraph.identity(skills)).digest == digest:
-        return identity
+    """Find the graph with a digest: a given graph or the identity graph of the skills, whole or reduced to the skills and to targets."""
+    identity = [SkillGraph.identity(skills)] if skills else []
+    for graph in [*identity, *graphs.values()]:
+        for reduced in islice(_reduced(graph, skills), 2 + MOST_REDUCED_ROWS // len(graph.train_skills)):
+            if reduced.digest == digest:
+                return reduced
     if not graphs:
         raise PolicyError(
             f"policy {name} of the run has a graph, and the record names only its digest {digest}: give the file of the graph by `graphs`."
         )
-    for graph in graphs.values():
-        if graph.digest == digest:
-            return graph
-    for graph in graphs.values():
-        if skills is not None and set(skills) < set(graph.train_skills):
-            reduced = graph.choose(rows=skills)
-            if reduced.digest == digest:
-                return reduced
     others = "; ".join(f"{place} has the digest {graph.digest}" for place, graph in graphs.items())
     raise PolicyError(
         f"policy {name} of the run has a graph with the digest {digest}, and this is no given graph ({others}): give the graph of the run by `graphs`."
     )
+
+
+def _reduced(graph: SkillGraph, skills: Sequence[str] | None) -> Iterator[SkillGraph]:
+    """Yield a graph, then the graph with the rows of the skills, then this graph with each choice of columns, few columns first.
+
+    A comparison with targets (`skillshard compare --target`) reduces the graph of a policy to the columns of the targets.
+    """
+    yield graph
+    if skills and set(skills) < set(graph.train_skills):
+        graph = graph.choose(rows=skills)
+        yield graph
+    for num_columns in range(1, len(graph.eval_skills)):
+        for columns in combinations(graph.eval_skills, num_columns):
+            yield graph.choose(columns=columns)
 
 
 def policy_of_text(text: str, context: Context | None = None) -> Policy:

@@ -22,7 +22,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from skillshard import canonical, storage
+from skillshard import canonical, places, storage
 from skillshard.errors import PolicyError, SkillshardError, did_you_mean
 from skillshard.mixing.named_policy import (
     OF_SKILLS,
@@ -64,7 +64,7 @@ def read_policy(
     Traceback (most recent call last):
     skillshard.errors.PolicyError: the JSON of the policy, stages.0: unknown key 'untill' (did you mean 'until'?). The keys: until, policy, weights.
     """
-    return policy_given(os.fspath(source), Context(skills=skills, unit=unit))
+    return policy_given(places.text_of(source), Context(skills=skills, unit=unit))
 
 
 def policy_given(text: str, context: Context | None = None) -> Policy:

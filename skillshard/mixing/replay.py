@@ -291,13 +291,13 @@ def _decided_by_other(segment: Segment, policy: Policy, before: _Left | None) ->
     if state is None:
         state = _first_state(run, policy)
         if policy.reads_losses and run.num_copied:
-            copied = _fitting(records.observations.existing(0), policy, measured)
+            copied = _copied(records.observations.existing(0), policy, measured)
             if not copied.left_out:
                 state = policy.observe(state, counted_observation(records, copied, None))
     reports = (
         [
-            _fitting(report, policy, measured)
-            for report in records.observations
+            (_copied if number < run.num_copied else _fitting)(report, policy, measured)
+            for number, report in enumerate(records.observations)
             if segment.end is None or report.draw <= segment.end
         ]
         if policy.reads_losses
@@ -352,6 +352,17 @@ def _first_state(run: RunRecord, policy: Policy) -> State:
 
 def _observations(records: Records, first: int, stop: int) -> list[ObservationRecord]:
     return [records.observations.existing(number) for number in range(first, stop)]
+
+
+def _copied(report: ObservationRecord, policy: Policy, measured: Collection[str]) -> ObservationRecord:
+    """Return the report that was copied from the run before. If the report lacks a loss, for example of an added skill, the policy does not see it.
+
+    A mixer that continues a run begins in the same way.
+    """
+    try:
+        return _fitting(report, policy, measured)
+    except ObservationError:
+        return report.model_copy(update={"left_out": True})
 
 
 def _fitting(report: ObservationRecord, policy: Policy, measured: Collection[str]) -> ObservationRecord:

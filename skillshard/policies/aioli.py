@@ -16,6 +16,7 @@ from skillshard.policies.policy import (
     Online,
     Policy,
     State,
+    check_flag,
     check_losses,
     known_round,
     softmax,
@@ -276,6 +277,8 @@ def aioli(
         raise PolicyError(f"ema is {ema!r}: give None, or a number from 0 to below 1.")
     if not is_whole(seed, -(2**63), 2**63 - 1):
         raise PolicyError(f"seed is {seed!r}: give a whole number of 64 bits.")
+    check_flag("normalize", normalize)
+    check_flag("diagonal", diagonal)
     evals = None if eval_skills is None else _checked_names(eval_skills)
     start = checked_prior("aioli", prior)
     return Aioli(eta, period_rounds, sweeps, warmup_rounds, one_hot, ema, normalize, diagonal, start, evals, seed)

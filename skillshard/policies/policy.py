@@ -319,6 +319,12 @@ MOST_LOSS = 1e30
 """Largest loss in nats per token. A larger loss is an overflow like infinity: sums and products of larger losses would not be finite."""
 
 
+def check_flag(name: str, value: object) -> None:
+    """Raise PolicyError unless a value is True or False. A text such as "no" would count as True."""
+    if not isinstance(value, bool):
+        raise PolicyError(f"{name} is {value!r}: give True or False.")
+
+
 def check_losses(
     losses: Mapping[str, Any],
     eval_skills: Collection[str],

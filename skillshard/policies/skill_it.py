@@ -11,7 +11,7 @@ from skillshard.errors import PolicyError, name_some
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.loss import LossKind
 from skillshard.number_checks import is_finite, is_whole
-from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_losses, softmax
+from skillshard.policies.policy import NextRound, Observation, Online, Policy, State, check_flag, check_losses, softmax
 from skillshard.policies.prior import checked_prior, log_prior
 
 Reduce = Literal["sum", "mean"]
@@ -211,4 +211,6 @@ def skill_it(
     check_arguments(eta=eta, window=window, reduce=reduce)
     if mode not in ("official", "paper", "static"):
         raise PolicyError(f"mode is {mode!r}: give 'official' (default), 'paper' or 'static'.")
+    check_flag("normalize_losses", normalize_losses)
+    check_flag("any_loss", any_loss)
     return SkillIt(graph, eta, window, reduce, mode, checked_prior("skill_it", prior), normalize_losses, any_loss)

@@ -339,7 +339,11 @@ def show_ledger(ledger: DirectoryLedger) -> None:
         earlier = f" ({counted(len(run.resumes) - 5, 'earlier resume')})" if len(run.resumes) > 5 else ""
         print_line(f"resumed at {draws}{earlier}")
     for steering in run.steerings[-5:]:
-        print_line(steering.sentence)
+        # A later steering of the same round counts, also if a resume has led back before the round.
+        later = next(
+            (own for own in run.steerings[steering.number + 1 :] if own.first_round <= steering.first_round), None
+        )
+        print_line(steering.sentence + ("" if later is None else f" (steering {later.number} acts in its place)"))
     for alarm in run.alarms:
         print_line(f"alarm: {alarm.sentence}")
 

@@ -79,7 +79,7 @@ class ShardSet:
             StorageError: The place cannot be read.
         """
         copies = Cache(cache, cache_bytes) if cache is not None and places.is_remote(place) else None
-        own = files_at(os.fspath(place), copies)
+        own = files_at(places.text_of(place), copies)
         manifest_at = os.fspath(own.root / MANIFEST) if isinstance(own, LocalFiles) else places.join(own.root, MANIFEST)
         shown = places.public(manifest_at)
         if not storage.exists(manifest_at):

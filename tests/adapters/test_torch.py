@@ -5,6 +5,7 @@ import itertools
 import json
 import pickle
 import random
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -409,6 +410,35 @@ def test_resume_in_one_process_is_load_state_dict(shards: ShardSet, tmp_path: Pa
     mixer = measured_mixer(shards, tmp_path, step_draws=BATCH)
     resume(mixer, mixer.state_dict(step=4))
     assert mixer.draw == 32
+
+
+@pytest.mark.parametrize(
+    "error", [LedgerError("another run."), OSError(28, "No space left on device"), TypeError("no state")]
+)
+def test_every_rank_learns_of_any_error_that_ends_the_resume_of_rank_0(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    mixer = measured_mixer(shards, tmp_path, step_draws=BATCH)
+    sent: list[Any] = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda outcome, src: sent.extend(outcome))
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(mixer, "load_state_dict", fail)
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        resume(mixer, {})
+    assert len(sent) == 1, "rank 0 must send its outcome before it raises, because the other ranks wait for it"
+
+    def receive(outcome: list[Any], src: int) -> None:
+        outcome[:] = sent
+
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", receive)
+    with pytest.raises(LedgerError, match="rank 0 could not resume: .*" + re.escape(str(error))):
+        resume(mixer, {})
 
 
 @pytest.mark.parametrize("workers", [0, 2])

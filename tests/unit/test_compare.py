@@ -139,7 +139,7 @@ def test_two_graphs_in_a_long_directory_have_different_names_in_the_table(
         ({"baseline": "proportionl"}, "(did you mean 'proportional'?): give one of the policies"),
         (
             {"budget_s": 1e-9},
-            "`budget_s` allows 1 s. Raise `budget_s`, take fewer policies or seeds (`num_seeds`), or divide `steps` by ",
+            "`budget_s` allows 1 s. Raise `budget_s`, or take fewer policies or seeds (`num_seeds`).",
         ),
         (
             {"policies": ("stratified", "loss_order")},

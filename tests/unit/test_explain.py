@@ -15,7 +15,7 @@ from skillshard.mixing.ledger import DirectoryLedger, record_name
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.named_policy import POLICIES, policy_of_record, policy_of_text
 from skillshard.mixing.records import Records, open_records
-from skillshard.mixing.replay import replay
+from skillshard.mixing.replay import replay, replay_chain
 from skillshard.mixing.round_records import RoundRecord
 from skillshard.mixing.steer import steer
 from skillshard.policies import (
@@ -45,7 +45,10 @@ def trained(
     mixer = Mixer(shards, policy, ledger=ledger, **arguments)
     for step in range(num_steps):
         if step % 4 == 0:
-            losses = {skill: 3.0 / (1 + number + step / 10) for number, skill in enumerate(shards.skills)}
+            losses = {
+                skill: 3.0 / (1 + number + step / 10)
+                for number, skill in enumerate(policy.eval_skills or shards.skills)
+            }
             mixer.report(step, {skill: loss * (bend if step >= 8 else 1.0) for skill, loss in losses.items()})
         mixer.batch(step * STEP_DRAWS, STEP_DRAWS)
     return mixer
@@ -95,6 +98,53 @@ def test_a_continued_run_replays_to_its_own_record(shards: ShardSet, tmp_path: P
     assert replay(tmp_path / "second").differing == []
     other = replay(tmp_path / "second", stratified())
     assert other.is_other and len(other.differing) == len(other.rounds)
+
+
+def test_another_policy_decides_a_chain_in_which_a_skill_was_added(shards: ShardSet, tmp_path: Path) -> None:
+    before = trained(shards.choose(shards.skills[:-1]), loss_order(eta=0.5), tmp_path / "first")
+    # `odm` goes on with the last report, which has no loss of the added skill.
+    mixer = Mixer.continue_from(
+        before.ledger,
+        draw=150,
+        step=9,
+        shards=shards,
+        policy=POLICIES["odm"](warmup_steps=2),
+        ledger=tmp_path / "second",
+        step_draws=STEP_DRAWS,
+    )
+    assert mixer.num_observations == 1
+    for step in range(9, 20):
+        if step % 4 == 0:
+            mixer.report(step, {skill: 1.0 + number for number, skill in enumerate(shards.skills)})
+        mixer.batch(150 + (step - 9) * STEP_DRAWS, STEP_DRAWS)
+    first, second = replay_chain(tmp_path / "second", "loss_order:eta=1")
+    assert len(first.rounds) == 3 and len(second.rounds) == mixer.num_rounds
+    # The first weights are those without losses, and later weights follow the reports with all skills.
+    without = loss_order(eta=1.0)
+    num_samples = [len(shards.train[skill]) for skill in shards.skills]
+    assert second.rounds[0].decided == pytest.approx(without.weights(without.init(shards.skills, num_samples)).tolist())
+    assert second.rounds[-1].decided != second.rounds[0].decided
+
+
+@pytest.mark.parametrize("num_targets", [1, 2])
+@pytest.mark.parametrize("is_identity", [True, False])
+def test_a_run_of_a_comparison_with_targets_is_decided_again(
+    shards: ShardSet, tmp_path: Path, num_targets: int, is_identity: bool
+) -> None:
+    whole = (SkillGraph.identity if is_identity else SkillGraph.chain)(shards.skills)
+    whole.save(tmp_path / "graph.json")
+    reduced = whole.choose(columns=shards.skills[-num_targets:])
+    trained(shards, skill_it(reduced, eta=0.5), tmp_path / "run")
+    # The file holds the graph with all columns. The identity graph needs no file.
+    graphs = [] if is_identity else [tmp_path / "graph.json"]
+    assert replay(tmp_path / "run", graphs=graphs).differing == []
+
+
+def test_a_file_in_place_of_a_run_is_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no run")
+    for command in (["at", "--step", "1"], ["seen", "--id", "x"], ["replay"], ["report", "--out", tmp_path / "r.html"]):
+        sentence = fails(command[0], tmp_path / "file", *command[1:])
+        assert "A part of the path is a file: give the directory of a run." in sentence
 
 
 def test_the_policy_of_every_record_is_made_again(shards: ShardSet, tmp_path: Path) -> None:

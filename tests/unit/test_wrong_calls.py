@@ -10,6 +10,21 @@ from pathlib import Path
 from skillshard.shards.read import ShardSet
 from tests.conftest import REPOSITORY
 
+OPENINGS = (
+    "ss.ShardSet.open",
+    "ss.TokenSet.open",
+    "ss.Tags.open",
+    "ss.SkillGraph.open",
+    "ss.Corpus.open",
+    "ss.read_policy",
+    "ss.replay",
+    "ss.replay_chain",
+    "ss.open_recorded",
+    "ss.open_recorded_chain",
+    "ss.verify",
+)
+"""Functions whose first argument is a place."""
+
 # A call, the error that it ends in, and a part of the sentence. `mixer` has round 0 and no losses. `static()` opens another run.
 CALLS = [
     # arguments of a mixer
@@ -82,6 +97,37 @@ CALLS = [
     ),
     ("losses(torch.zeros(3, 4, dtype=torch.long))", "ObservationError", "skill of a batch has the shape (3, 4)"),
     ("losses(LABELS, segments=torch.zeros(2, 3))", "ObservationError", "segments of a batch has the shape (2, 3)"),
+    # places
+    *(
+        (
+            call,
+            "StorageError",
+            f"{value} is no path: give a path as a text or as a pathlib.Path, or the address of a store",
+        )
+        for call, value in (
+            *((f"{opening}(None)", "None") for opening in OPENINGS),
+            *((f"{opening}(3)", "3") for opening in OPENINGS),
+            ("ss.ShardSet.open(b'shards')", "b'shards'"),
+            ("ss.Corpus.open([None])", "None"),
+            ("export_shards(shards, None, format='jsonl')", "None"),
+            ("ss.write_tokens(shards, 3, out)", "3"),
+            ("ss.SkillGraph.identity(shards.skills).save(None)", "None"),
+        )
+    ),
+    # policies
+    (
+        "ss.policies.skill_it(GRAPH, eta=0.2, normalize_losses='no')",
+        "PolicyError",
+        "normalize_losses is 'no': give True or",
+    ),
+    ("ss.policies.skill_it(GRAPH, eta=0.2, any_loss=1)", "PolicyError", "any_loss is 1: give True or False."),
+    ("ss.policies.aioli(eta=0.2, period_rounds=20, normalize='no')", "PolicyError", "normalize is 'no': give True or"),
+    ("ss.policies.aioli(eta=0.2, period_rounds=20, diagonal=None)", "PolicyError", "diagonal is None: give True or"),
+    (
+        "ss.policies.graph_refresh(GRAPH, eta=0.2, period_rounds=20, any_loss='no')",
+        "PolicyError",
+        "any_loss is 'no': give True or False.",
+    ),
     # weights and exports
     ("weigh(shards, 'stratified')", "PolicyError", "str is no policy"),
     ("weigh(shards, stratified(), at='9')", "PolicyError", "`at='9'`: give the number of a draw"),
@@ -109,6 +155,7 @@ from skillshard.torch import InOrderIterator, MixedDataset, PackedDataset
 
 shards, folder = ss.ShardSet.open(sys.argv[1]), sys.argv[2]
 run, out, numbers = f"{folder}/run", f"{folder}/out", itertools.count()
+GRAPH = ss.SkillGraph.identity(shards.skills)
 NAMES, LABELS = ["add", "carry"], torch.zeros(2, 4, dtype=torch.long)
 
 def static(**arguments):
