@@ -281,7 +281,7 @@ def _graph_of_digest(
 def _reduced(graph: SkillGraph, skills: Sequence[str] | None) -> Iterator[SkillGraph]:
     """Yield a graph, then the graph with the rows of the skills, then this graph with each choice of columns, few columns first.
 
-    A comparison with targets (`skillshard compare --target`) reduces the graph of a policy to the columns of the targets.
+    A comparison with targets reduces the graph of a policy to the columns of the targets.
     """
     yield graph
     if skills and set(skills) < set(graph.train_skills):
