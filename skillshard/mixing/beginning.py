@@ -129,7 +129,7 @@ def with_skips(run: RunRecord, handover: HandoverRecord | None, tokens: TokenSet
         return model(**fields, drawn=[skill.drawn for skill in own])
     if isinstance(fields["skipped"], BlocksSkippedPart):
         return BlockSkipsRunRecord(**fields, ahead=ahead)
-    if ahead:
+    if ahead or isinstance(fields["skipped"], AheadSkippedPart):
         return AheadRunRecord(**fields, ahead=ahead)
     if fields["open_skips"] or fields["skipped"] is not None:
         return SkippingRunRecord(**fields)

@@ -18,6 +18,7 @@ from skillshard.mixing.order import interleave
 from skillshard.mixing.place_records import (
     AheadSkippedPart,
     CutSample,
+    LastDraw,
     SeenObservation,
     SkipInEpoch,
     SkippedPart,
@@ -25,6 +26,7 @@ from skillshard.mixing.place_records import (
 from skillshard.mixing.positions import (
     Standing,
     advanced,
+    after_last_draw,
     after_skip,
     ahead_in,
     beginnings,
@@ -39,9 +41,11 @@ from skillshard.mixing.run_records import (
     BlockSkipsHandoverRecord,
     BlockUnit,
     HandoverRecord,
+    LastDrawHandoverRecord,
     RunRecord,
     SkippingHandoverRecord,
     cuts_of,
+    last_draw_of,
     open_skips_of,
     skipped_by,
 )
@@ -89,6 +93,7 @@ def hand_over(
     observations, num_unread = _last_observations(records, draw, newest)
     state = None if run.continues is None else run.continues.policy_state
     weights = None if run.continues is None else run.continues.weights_before
+    last_skill, last = _last_draw(records, newest, draw) if left.is_in_order else (None, None)
     handover = HandoverRecord(
         run=run.checksum,
         draw=draw,
@@ -106,10 +111,10 @@ def hand_over(
         measured_on=run.measured_on,
         observations=observations,
         num_unread=num_unread,
-        last_skill=_last_skill(records, newest, draw) if left.is_in_order else None,
+        last_skill=last_skill,
         restart=sorted(restart),
     )
-    return _extended(handover, left, run, tokens)
+    return _extended(handover, left, last, run, tokens)
 
 
 class _Left(NamedTuple):
@@ -180,8 +185,10 @@ def _consumed(ledger: Ledger, newest: RoundRecord, draw: int, saved: SavedPlace 
     return None if saved is None else saved.consumed
 
 
-def _extended(handover: HandoverRecord, left: _Left, run: RunRecord, tokens: TokenSet | None) -> HandoverRecord:
-    """Add the skips and the cut samples to a handover. A handover without them stays as it is."""
+def _extended(
+    handover: HandoverRecord, left: _Left, last: LastDraw | None, run: RunRecord, tokens: TokenSet | None
+) -> HandoverRecord:
+    """Add the skips, the cut samples and the place of the last draw to a handover. A handover without them stays as it is."""
     fields, open_skips, ahead = fields_of(handover), skips_in(left.after, left.earlier), ahead_in(left.after)
     skipped = left.skipped
     if run.blocks is not None and tokens is not None:
@@ -195,10 +202,12 @@ def _extended(handover: HandoverRecord, left: _Left, run: RunRecord, tokens: Tok
             "cuts": [CutSample(label=label, left=num) for label, num in sorted(left.cuts.items()) if num],
         }
         return model(**fields)
-    if ahead:
+    # A skip may begin where later epochs have skipped samples, and end where none has.
+    if ahead or last is not None or isinstance(skipped, AheadSkippedPart):
         if skipped is not None and not isinstance(skipped, AheadSkippedPart):
             skipped = AheadSkippedPart(**dict(skipped), ahead=[])
-        return AheadHandoverRecord(**fields, skipped=skipped, open_skips=open_skips, ahead=ahead)
+        fields |= {"skipped": skipped, "open_skips": open_skips, "ahead": ahead}
+        return AheadHandoverRecord(**fields) if last is None else LastDrawHandoverRecord(**fields, last=last)
     if not open_skips and skipped is None:
         return handover
     return SkippingHandoverRecord(**fields, skipped=skipped, open_skips=open_skips)
@@ -300,15 +309,23 @@ def _seen(records: Records, observation: ObservationRecord, newest: RoundRecord 
     )
 
 
-def _last_skill(records: Records, newest: RoundRecord | None, draw: int) -> str | None:
-    """Return the label of the skill of the last draw before a draw."""
+def _last_draw(records: Records, newest: RoundRecord | None, draw: int) -> tuple[str | None, LastDraw | None]:
+    """Return the label of the skill of the last draw before a draw, and the place after the last draw if it needs a record.
+
+    Without a record, the last draw has the last position before the place of its skill.
+    """
     run = records.run
-    if newest is None:
-        # The last draw belongs to an earlier run. After a skip, the place of its skill no longer follows the last draw.
-        before = read_record(records.ledger, HANDOVER, HandoverRecord) if run.continues else None
-        return before.last_skill if before is not None and skipped_by(run) is None else None
-    skill, _ = interleave(np.array(newest.counts), "round", run.seed, newest.round)
-    return beginnings(run)[int(skill[draw - 1 - newest.first_draw])].place.label
+    if newest is not None:
+        skill, _ = interleave(np.array(newest.counts), "round", run.seed, newest.round)
+        return beginnings(run)[int(skill[draw - 1 - newest.first_draw])].place.label, None
+    # The last draw belongs to an earlier run.
+    before = read_record(records.ledger, HANDOVER, HandoverRecord) if run.continues else None
+    if before is None:
+        return None, None
+    standing = after_last_draw(run, before)
+    if standing is None or (last_draw_of(before) is None and skipped_by(run) is None):
+        return before.last_skill, None
+    return before.last_skill, LastDraw(place=standing.place, skips=list(standing.skips))
 
 
 def put_handover(ledger: Ledger, handover: HandoverRecord) -> None:

@@ -35,6 +35,7 @@ from skillshard.mixing.run_records import (
     BlockSkipsRunRecord,
     BlocksRunRecord,
     HandoverRecord,
+    LastDrawHandoverRecord,
     RunRecord,
     SkippingHandoverRecord,
     SkippingRunRecord,
@@ -283,6 +284,7 @@ _EXTENDED: dict[type[LedgerRecord], dict[Any, type[LedgerRecord]]] = {
         "skillshard/handover/3": AheadHandoverRecord,
         "skillshard/handover/4": BlocksHandoverRecord,
         "skillshard/handover/5": BlockSkipsHandoverRecord,
+        "skillshard/handover/6": LastDrawHandoverRecord,
     },
     RoundRecord: {"skillshard/round/3": SteeredRoundRecord},
     RunRecord: {

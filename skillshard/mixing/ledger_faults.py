@@ -19,7 +19,7 @@ from skillshard.mixing.records import (
     read_run,
 )
 from skillshard.mixing.round_records import RoundRecord
-from skillshard.mixing.run_records import HandoverRecord, RunRecord, ahead_of, open_skips_of, skipped_by
+from skillshard.mixing.run_records import HandoverRecord, RunRecord, ahead_of, last_draw_of, open_skips_of, skipped_by
 from skillshard.mixing.steering import faults_of_steers, steer_fault
 from skillshard.progress import advance
 
@@ -91,7 +91,7 @@ def _faults_of_handover(ledger: Ledger, run: RunRecord) -> list[str]:
         ahead_of(run),
     ):
         return [f"{ledger}/{HANDOVER} is not the handover that {RUN} names: one of them was changed. {REMEDY}"]
-    return _faults_of_skips(ledger, handover)
+    return [*_faults_of_skips(ledger, handover), *_faults_of_last_draw(ledger, handover)]
 
 
 def _faults_of_skips(ledger: Ledger, handover: HandoverRecord) -> list[str]:
@@ -103,6 +103,25 @@ def _faults_of_skips(ledger: Ledger, handover: HandoverRecord) -> list[str]:
     if places == (handover.skills, open_skips_of(handover), ahead_of(handover)):
         return []
     return [f"{ledger}/{HANDOVER} has places that do not follow from its skipped draws: it was changed. {REMEDY}"]
+
+
+def _faults_of_last_draw(ledger: Ledger, handover: HandoverRecord) -> list[str]:
+    """Compare the place of the last draw with the place at which the run before has begun: no draw lies between them."""
+    last, part = last_draw_of(handover), skipped_by(handover)
+    if last is None:
+        return []
+    places = handover.skills if part is None else part.places
+    begun = next((place for place in places if place.label == last.place.label), None)
+    is_before = (
+        begun is not None
+        and (last.place.epoch, last.place.position) <= (begun.epoch, begun.position)
+        and last.place.num_shards <= begun.num_shards
+    )
+    if is_before:
+        return []
+    return [
+        f"{ledger}/{HANDOVER} has a last draw that does not come before the places of the skills: it was changed. {REMEDY}"
+    ]
 
 
 def verify_beginning(ledger: Ledger) -> tuple[list[str], HandoverRecord | None]:
@@ -120,7 +139,7 @@ def verify_beginning(ledger: Ledger) -> tuple[list[str], HandoverRecord | None]:
     # Steerings and records of rounds come after run.json.
     begun = has_records(ledger, 0) or generations(ledger) or numbers_in(ledger, "steers")
     missing = [f"{ledger}/{RUN} is missing, and the run has begun. {REMEDY}"] if begun else []
-    return [*missing, *_faults_of_skips(ledger, handover)], handover
+    return [*missing, *_faults_of_skips(ledger, handover), *_faults_of_last_draw(ledger, handover)], handover
 
 
 def _faults_of_packed(ledger: Ledger, run: RunRecord) -> list[str]:

@@ -803,9 +803,7 @@ class Mixer:
             The round, or None if the run has no draw before it, or no longer has the skill of the draw.
         """
         handover = read_record(self.ledger, HANDOVER, HandoverRecord)
-        if handover is None or handover.last_skill is None:
-            return None
-        before = last_sample(self.run, handover.last_skill, self._train)
+        before = None if handover is None else last_sample(self.run, handover, self._train)
         if before is None:
             return None
         number, shard, rows = before

@@ -140,6 +140,21 @@ class AheadEpoch(BaseModel):
     skips: list[SkipInEpoch] = Field(description="skips in this epoch, the oldest first")
 
 
+class LastDraw(BaseModel):
+    """The place of a skill after the last draw of a chain of runs, in the order that the skill had at this draw."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    place: SkillPosition = Field(description="place after the draw; the sample has the last position before this place")
+    skips: list[SkipInEpoch] = Field(description="skips in the epoch of the draw, the oldest first")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "LastDraw":
+        if not self.place.position:
+            raise ValueError(f"{self.place.label}: no draw comes before position 0 of an epoch")
+        return self
+
+
 class SkippedPart(BaseModel):
     """The stretches of the run before that a run skips, with the places before the skip."""
 

@@ -15,7 +15,7 @@ from skillshard.mixing.place_records import (
     SkipInEpoch,
     SkippedPart,
 )
-from skillshard.mixing.run_records import RunRecord, ahead_of, open_skips_of, skipped_by
+from skillshard.mixing.run_records import HandoverRecord, RunRecord, ahead_of, last_draw_of, open_skips_of, skipped_by
 from skillshard.mixing.skill_order import OpenEpoch, SkillOrder, Skip, place_of
 from skillshard.shards.skill_shards import SkillShards
 
@@ -358,27 +358,44 @@ def orders_of(run: RunRecord, train: Sequence[SkillShards]) -> list[SkillOrder]:
     ]
 
 
+def after_last_draw(run: RunRecord, handover: HandoverRecord) -> Standing | None:
+    """Return the place of a skill after the last draw before a run, in the order that the skill had at this draw.
+
+    Args:
+        run: Run that continues another run.
+        handover: Handover of the run.
+
+    Returns:
+        The place, or None if the handover does not know the skill of the last draw.
+    """
+    last, part = last_draw_of(handover), skipped_by(run)
+    if last is not None:
+        return Standing(last.place, tuple(last.skips))
+    # The draw comes before the skipped samples, so its place is the place without the skip.
+    before = beginnings(run) if part is None else standings_of(part)
+    return next((start for start in before if start.place.label == handover.last_skill), None)
+
+
 def last_sample(
-    run: RunRecord, label: str, train: Sequence[SkillShards]
+    run: RunRecord, handover: HandoverRecord, train: Sequence[SkillShards]
 ) -> tuple[int, int, Int[np.ndarray, "1"]] | None:
     """Find the sample of the last draw before a run that continues another run.
 
     Args:
         run: Run that continues another run.
-        label: Label of the skill of the draw.
+        handover: Handover of the run.
         train: Training shards of each skill.
 
     Returns:
-        The number of the skill, the shard and the row, or None if the run does not have the skill.
+        The number of the skill, the shard and the row, or None if the draw is unknown or the run does not have the skill.
     """
     assert run.continues is not None
-    number = next((number for number, place in enumerate(run.continues.skills) if place.label == label), None)
-    if number is None:
+    start = after_last_draw(run, handover)
+    labels = [place.label for place in run.continues.skills]
+    if start is None or start.place.label not in labels:
         return None
-    part = skipped_by(run)
-    # Without a skip, or before the skip: the draw comes before the skipped samples, so it stands in the order without the skip.
-    before = beginnings(run) if part is None else standings_of(part)
-    start = next(start for start in before if start.place.label == label)
-    order = order_of(start, train[number].shard_rows[: start.place.num_shards], run.seed if part is None else part.seed)
+    number = labels.index(start.place.label)
+    # The epoch of the draw is open at its place and has a seed of its own, so the seed of later epochs does not matter.
+    order = order_of(start, train[number].shard_rows[: start.place.num_shards], run.seed)
     ((shard, rows),) = order.read(start.drawn - 1, start.drawn).segments
     return number, shard, rows

@@ -16,6 +16,7 @@ from skillshard.mixing.place_records import (
     BlocksSkippedPart,
     Continued,
     CutSample,
+    LastDraw,
     SeenObservation,
     SkillPosition,
     SkipInEpoch,
@@ -81,6 +82,22 @@ class BlockSkipsHandoverRecord(BlocksHandoverRecord):
 
     schema_version: Literal["skillshard/handover/5"] = Field("skillshard/handover/5", alias="schema")  # type: ignore[assignment]
     skipped: BlocksSkippedPart = Field(description="blocks that the new run skips")
+
+
+class LastDrawHandoverRecord(AheadHandoverRecord):
+    """The handover of a run that gave no draw, if the place of the last draw of an earlier run does not follow from the other places.
+
+    After a skip, the place of a skill no longer says which sample was the last draw.
+    """
+
+    schema_version: Literal["skillshard/handover/6"] = Field("skillshard/handover/6", alias="schema")  # type: ignore[assignment]
+    last: LastDraw = Field(description="place after the last draw")
+
+    @model_validator(mode="after")
+    def _names_its_skill(self) -> "LastDrawHandoverRecord":
+        if self.last.place.label != self.last_skill:
+            raise ValueError(f"the last draw is of {self.last.place.label}, and last_skill is {self.last_skill}")
+        return self
 
 
 class BlockUnit(BaseModel):
@@ -267,6 +284,11 @@ def open_skips_of(record: RunRecord | HandoverRecord) -> list[SkipInEpoch]:
 def ahead_of(record: RunRecord | HandoverRecord) -> list[AheadEpoch]:
     """Return the later epochs with skipped samples, rising for each skill."""
     return record.ahead if isinstance(record, (AheadRunRecord, AheadHandoverRecord)) else []
+
+
+def last_draw_of(handover: HandoverRecord) -> LastDraw | None:
+    """Return the place of the last draw, or None if the place follows from the other places or no draw is known."""
+    return handover.last if isinstance(handover, LastDrawHandoverRecord) else None
 
 
 def cuts_of(record: RunRecord | HandoverRecord) -> dict[str, int]:
