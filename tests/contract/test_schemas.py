@@ -87,6 +87,14 @@ def test_everything_written_fits_its_schema(tmp_path: Path) -> None:
     )
     check("handover-2", json.loads((tmp_path / "skipping" / "handover.json").read_text()))
     check("run-6", json.loads((tmp_path / "skipping" / "run.json").read_text()))
+    Mixer.continue_from(
+        tmp_path / "skipping",
+        draw=40,
+        shards=shards,
+        policy=skill_it(graph, eta=0.5),
+        ledger=tmp_path / "without-draws",
+    )
+    check("handover-6", json.loads((tmp_path / "without-draws" / "handover.json").read_text()))
     check("mixer-2", state)
     check("tokens-2", json.loads((tmp_path / "tokens" / "tokens.json").read_text()))
     check("packed-5", packed.state_dict(step=0))

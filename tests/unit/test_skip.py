@@ -8,12 +8,13 @@ import pytest
 
 from skillshard.errors import LedgerError, PolicyError, SkillshardError
 from skillshard.mixing.difference import first_other_sample
+from skillshard.mixing.handover import fields_of, hand_over
 from skillshard.mixing.ledger import DirectoryLedger
-from skillshard.mixing.ledger_faults import verify_ledger
+from skillshard.mixing.ledger_faults import verify_beginning, verify_ledger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.recorded import open_recorded
 from skillshard.mixing.records import open_records
-from skillshard.mixing.run_records import ahead_of, skipped_by
+from skillshard.mixing.run_records import ahead_of, last_draw_of, skipped_by
 from skillshard.mixing.skipping import checked_stretches
 from skillshard.policies import proportional, stratified
 from skillshard.report.history import report_facts
@@ -210,6 +211,55 @@ def test_a_skip_from_the_place_on_may_pass_the_end_of_an_epoch(
     number = shards.skills.index(smallest)
     assert mixer.round(0).drawn_before[number] == old.batch(0, end + 30).skill.count(smallest)
     assert open_records(mixer.ledger).run.schema_version == "skillshard/run/6"
+
+
+def test_a_skip_may_end_in_a_later_epoch_that_had_skipped_samples(
+    tmp_path: Path, across: tuple[Mixer, str, int]
+) -> None:
+    old, smallest, end = across
+    begin = end - 30
+    second = goes_on(old, tmp_path / "second", [(end - 10, 40, "x")], draw=begin)
+    assert [own.epoch for own in ahead_of(second.run)] == [1]
+    second.round(3)
+    past = open_recorded(tmp_path / "second").samples(range(begin, begin + 120))
+    num = next(number for number, own in enumerate(past, start=1) if (own.skill, own.epoch) == (smallest, 1))
+    third = goes_on(second, tmp_path / "third", [(begin, num, "y")], draw=begin)
+    assert ahead_of(third.run) == [] and verify_ledger(third.ledger) == []
+    assert third.ids(begin, 40) == goes_on(second, tmp_path / "third", [(begin, num, "y")], draw=begin).ids(begin, 40)
+
+
+def test_the_place_of_the_last_draw_needs_a_record_only_after_a_skip_without_draws(old: Mixer, tmp_path: Path) -> None:
+    skipping = goes_on(old, tmp_path / "new", [(64, 16, "the loss rose")])
+    plain = hand_over(goes_on(old, tmp_path / "plain", []).ledger, draw=64)
+    assert (plain.schema_version, plain.last_skill) == (
+        "skillshard/handover/1",
+        hand_over(old.ledger, draw=64).last_skill,
+    )
+    handover = hand_over(skipping.ledger, draw=64)
+    last = last_draw_of(handover)
+    assert last is not None and last.place == next(
+        place for place in hand_over(old.ledger, draw=64).skills if place.label == handover.last_skill
+    )
+    skipping.round(0)
+    assert last_draw_of(hand_over(skipping.ledger, draw=65)) is None
+
+
+def test_a_last_draw_after_the_places_of_the_skills_is_a_fault(old: Mixer, tmp_path: Path) -> None:
+    handover = hand_over(goes_on(old, tmp_path / "new", [(64, 16, "the loss rose")]).ledger, draw=64)
+    last = last_draw_of(handover)
+    assert last is not None
+    for name, num, is_fault in (("third", 0, False), ("changed", 16, True)):
+        position = last.place.position + num
+        passes = position / last.place.num_samples
+        place = last.place.model_copy(update={"position": position, "passes": passes})
+        changed = type(handover)(**fields_of(handover) | {"last": last.model_copy(update={"place": place})})
+        ledger = DirectoryLedger(tmp_path / name)
+        ledger.put("handover.json", changed.to_bytes())
+        faults, _ = verify_beginning(ledger)
+        assert [fault for fault in faults if "has a last draw that does not come before the places" in fault] == faults
+        assert bool(faults) == is_fault
+    with pytest.raises(ValueError, match=r"the last draw is of .*, and last_skill is None"):
+        type(handover)(**fields_of(handover) | {"last_skill": None})
 
 
 def test_a_changed_handover_of_a_skip_is_a_fault(old: Mixer, tmp_path: Path) -> None:
