@@ -1,7 +1,7 @@
 """Train with Hugging Face's Trainer: python examples/huggingface_trainer.py --shards S --run-dir runs/hf --steps 100.
 
 With two processes: torchrun --nproc-per-node 2 examples/huggingface_trainer.py --shards S --run-dir runs/hf2 --steps 100. Run
-the command again with more steps and the same number of processes, and the training continues.
+the command again with more steps or with another number of processes that divides 8, and the training continues.
 """
 
 import skillshard as ss
@@ -34,9 +34,11 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def main(shards_at: Path, run: Path, steps: int) -> None:
     shards, tokenizer = ss.ShardSet.open(shards_at), byte_tokenizer()
-    step_draws = BATCH * int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if BATCH % world_size:
+        raise SystemExit(f"{BATCH} samples a step do not divide over {world_size} processes.")
     policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
-    mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * step_draws, step_draws=step_draws)
+    mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * BATCH, step_draws=BATCH)
 
     def losses(model: Any) -> Any:
         nats_and_tokens = causal_lm_loss(model, tokenizer, max_tokens=MAX_TOKENS)
@@ -58,7 +60,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         args=TrainingArguments(
             output_dir=str(checkpoints),
             max_steps=steps,
-            per_device_train_batch_size=BATCH,
+            per_device_train_batch_size=BATCH // world_size,
             remove_unused_columns=False,
             save_steps=EVERY,
             use_cpu=not torch.cuda.is_available(),  # without this argument, processes on CPUs would not join a group

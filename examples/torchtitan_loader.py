@@ -5,7 +5,8 @@
 `SkillLoader` is a `ParallelAwareDataloader` of torchtitan. torchtitan makes the loader from `SkillLoader.Config`, reads pairs of inputs and
 labels, and keeps the loader's `state_dict()` in its checkpoints. The script below makes the loader as torchtitan's `Trainer` does, saves the
 loader by `torch.distributed.checkpoint` in the same form, and trains a bigram model on the CPU. Run the command again with more steps, and the
-training continues. The number of processes may change, and must divide the blocks of a step.
+training continues. The number of processes may change, and must divide the blocks of a step. The script reports the losses of held-out samples
+to `loader.packed`. The weights are fixed here: give another policy in `SkillLoader`, and the losses set the weights.
 
 torchtitan needs another release of `datasets` than other extras of skillshard, so install both in an environment of their own:
 pip install torchtitan 'skillshard[tokens]'. docs/howto/grain.md has the lines for torchtitan's configuration.
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from packed_tokens import EOS, byte_pairs  # the script beside this one
+from packed_tokens import EOS, byte_pairs, nats_per_token  # the script beside this one
 from torch.nn import functional as F
 from torchtitan.components.dataloader import ParallelAwareDataloader
 
@@ -165,6 +166,19 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         dcp.load({"dataloader": loader, "train_state": state}, checkpoint_id=newest)
         if rank == 0:
             print(f"goes on after step {state.step}")
+
+    def nats_and_tokens(texts: list[str]) -> tuple[list[float], list[int]]:
+        """Return the summed loss and the number of tokens of each text."""
+        encoded = [torch.tensor([loader.packed.tokens.tokenizer.encode(text).ids]) for text in texts]
+        return [float(nats_per_token(model, ids).sum()) for ids in encoded], [ids.shape[1] - 1 for ids in encoded]
+
+    def report() -> None:
+        """Measure and report on rank 0."""
+        with torch.no_grad():
+            losses = ss.losses_per_skill(nats_and_tokens, shards.holdout, max_samples=32, batch_size=32)
+        loader.packed.report(state.step, losses)
+        print(state.step, {skill: round(loss.mean, 3) for skill, loss in losses.items()}, flush=True)
+
     batches = iter(loader)
     while state.step < steps:
         inputs, labels = next(batches)
@@ -178,9 +192,9 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         if state.step % EVERY == 0:
             dcp.save({"dataloader": loader, "train_state": state}, checkpoint_id=checkpoint / f"step-{state.step}")
             if rank == 0:
+                report()
                 (checkpoint / "newest.tmp").write_text(f"step-{state.step}")
                 os.replace(checkpoint / "newest.tmp", checkpoint / "newest")
-                print(f"step {state.step}: loss {loss.item():.3f}", flush=True)
     dist.barrier()
     dist.destroy_process_group()
 

@@ -1,7 +1,7 @@
 """Train with Accelerate and without an evaluation: python examples/training_losses.py --shards S --run-dir runs/batches --steps 100.
 
 The losses of the training batches set the weights. With two processes, give `accelerate launch` in place of python. Run the command
-again with more steps, and the training continues.
+again with more steps or with another number of processes that divides 8, and the training continues.
 """
 
 import skillshard as ss
@@ -36,14 +36,14 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def main(shards_at: Path, run: Path, steps: int) -> None:
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    shards, step_draws = ss.ShardSet.open(shards_at), BATCH * accelerator.num_processes
+    shards, num_processes = ss.ShardSet.open(shards_at), accelerator.num_processes
+    if BATCH % num_processes:
+        raise SystemExit(f"{BATCH} samples a step do not divide over {num_processes} processes.")
     policy = ss.policies.chain(
         ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2),
         ss.policies.floor(0.1 / len(shards.skills)),  # every skill stays in the stream, and so in the losses
     )
-    mixer = ss.Mixer(
-        shards, policy, ledger=run, round_draws=EVERY * step_draws, step_draws=step_draws, measured_on="training"
-    )
+    mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * BATCH, step_draws=BATCH, measured_on="training")
     losses = ss.BatchLosses(mixer)
     config = GPT2Config(
         vocab_size=257, n_positions=MAX_TOKENS, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
@@ -62,7 +62,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
         restart(mixer)
     collator = causal_lm_collator(byte_tokenizer(), max_tokens=MAX_TOKENS)
     model, optimizer, loader = accelerator.prepare(
-        model, optimizer, DataLoader(WholeStream(mixer), batch_size=BATCH, collate_fn=collator)
+        model, optimizer, DataLoader(WholeStream(mixer), batch_size=BATCH // num_processes, collate_fn=collator)
     )
     for step, batch in zip(range(done + 1, steps + 1), loader, strict=False):
         skill = batch.pop("skill")  # the skills of the samples are no argument of the model

@@ -1,7 +1,7 @@
 """Train with TRL's SFTTrainer: python examples/trl_sft.py --shards S --run-dir runs/trl --steps 100.
 
 With two processes: torchrun --nproc-per-node 2 examples/trl_sft.py --shards S --run-dir runs/trl2 --steps 100. Run the command again
-with more steps and the same number of processes, and the training continues. For conversations, add --messages meta.messages.
+with more steps or with another number of processes that divides 8, and the training continues. For conversations, add --messages meta.messages.
 """
 
 import skillshard as ss
@@ -38,15 +38,17 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def main(shards_at: Path, run: Path, steps: int, messages: str | None) -> None:
     shards, tokenizer = ss.ShardSet.open(shards_at), byte_tokenizer()
-    step_draws = BATCH * int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if BATCH % world_size:
+        raise SystemExit(f"{BATCH} samples a step do not divide over {world_size} processes.")
     policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
     mixer = ss.Mixer(
         shards,
         policy,
         ledger=run,
         seed=3,
-        round_draws=EVERY * step_draws,
-        step_draws=step_draws,
+        round_draws=EVERY * BATCH,
+        step_draws=BATCH,
         fields=() if messages is None else (messages,),
     )
     columns = {"text": "text"} if messages is None else {"messages": messages}
@@ -71,7 +73,7 @@ def main(shards_at: Path, run: Path, steps: int, messages: str | None) -> None:
         args=SFTConfig(
             output_dir=str(checkpoints),
             max_steps=steps,
-            per_device_train_batch_size=BATCH,
+            per_device_train_batch_size=BATCH // world_size,
             max_length=MAX_TOKENS,
             save_steps=EVERY,
             use_cpu=not torch.cuda.is_available(),  # without this argument, processes on CPUs would not join a group

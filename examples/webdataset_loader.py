@@ -1,6 +1,6 @@
 """Train with a pipeline of webdataset: python examples/webdataset_loader.py --shards S --run-dir runs/webdataset --steps 100.
 
-Run the command again with more steps, and the training continues.
+Run the command again with more steps, also with another number of `--workers`, and the training continues.
 """
 
 import skillshard as ss
@@ -43,7 +43,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     os.replace(unfinished, path)
 
 
-def main(shards_at: Path, run: Path, steps: int) -> None:
+def main(shards_at: Path, run: Path, steps: int, workers: int) -> None:
     shards = ss.ShardSet.open(shards_at)
     policy = ss.policies.chain(
         ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2), ss.policies.floor(0.01)
@@ -74,7 +74,7 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
 
     # After `load_state_dict` or `restart`, which move the stream.
     samples = MixedSamples(mixer, batch_size=BATCH).map(prepare).batched(BATCH, collation_fn=list)
-    batches = iter(webdataset.WebLoader(samples, batch_size=None, num_workers=2))
+    batches = iter(webdataset.WebLoader(samples, batch_size=None, num_workers=workers))
     while step < steps:
         nats, tokens = nats_and_tokens(model, next(batches))
         optimizer.zero_grad()
@@ -92,5 +92,6 @@ if __name__ == "__main__":
     parser.add_argument("--shards", type=Path, required=True, help="Directory of shards.")
     parser.add_argument("--run-dir", type=Path, required=True, help="Directory of the ledger and the checkpoints.")
     parser.add_argument("--steps", type=int, required=True, help="Optimizer steps of the whole training.")
+    parser.add_argument("--workers", type=int, default=2, help="Number of loader processes.")
     arguments = parser.parse_args()
-    main(arguments.shards, arguments.run_dir, arguments.steps)
+    main(arguments.shards, arguments.run_dir, arguments.steps, arguments.workers)

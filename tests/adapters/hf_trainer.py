@@ -24,6 +24,8 @@ from tests.adapters.packed_trainer import Source
 from tests.adapters.trainers import losses_at
 
 BATCH, ACCUMULATED = 4, 2
+STEP_ITEMS = 2 * BATCH * ACCUMULATED
+"""Samples or blocks of a step over all processes. One process accumulates as many as two processes with fewer batches."""
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -84,15 +86,15 @@ def collator(source: Source, *, fixed_length: bool = False) -> Any:
 
 def main(source: Source, folder: Path, steps: int, dispatch: bool, kill_at: int) -> None:
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    stream = source.stream(folder / "run", step_items=BATCH * ACCUMULATED * world_size)
-    Logging.log = folder / f"rank-{rank}.jsonl"
+    stream = source.stream(folder / "run", step_items=STEP_ITEMS)
+    Logging.log = folder / f"rank-{rank}-of-{world_size}.jsonl"
     trainer = Trainer(
         model=tiny(Logging),
         args=TrainingArguments(
             output_dir=str(folder / "out"),
             max_steps=steps,
             per_device_train_batch_size=BATCH,
-            gradient_accumulation_steps=ACCUMULATED,
+            gradient_accumulation_steps=STEP_ITEMS // (BATCH * world_size),
             remove_unused_columns=False,
             accelerator_config={"dispatch_batches": dispatch},
             save_steps=4,

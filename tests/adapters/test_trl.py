@@ -25,7 +25,7 @@ from skillshard.shards.read import ShardSet
 from skillshard.shards.write import write_shards
 from skillshard.stream_rows import StreamRows
 from skillshard.taggers import metadata, tag_corpus
-from tests.adapters.hf_trainer import ACCUMULATED, BATCH, Logging
+from tests.adapters.hf_trainer import ACCUMULATED, BATCH, STEP_ITEMS, Logging
 from tests.adapters.packed_trainer import Source
 from tests.adapters.processes import finish, records, start_ranks
 from tests.adapters.test_hf import Stop, trained
@@ -76,22 +76,31 @@ def spoken(source: Source, folder: Path, kind: str, *, step_draws: int = STEP_DR
     return steps
 
 
+@pytest.mark.parametrize("after", [2, 1])
 @pytest.mark.parametrize("kind", ["chat", "pairs"])
-def test_two_processes_killed_and_resumed_lose_and_repeat_nothing(chats: Source, tmp_path: Path, kind: str) -> None:
+def test_two_processes_killed_and_resumed_lose_and_repeat_nothing(
+    chats: Source, tmp_path: Path, kind: str, after: int
+) -> None:
     arguments = [*chats, str(tmp_path), str(STEPS), kind]
     codes = finish(start_ranks("trl_trainer", 2, [*arguments, "7"], tmp_path))
     assert set(codes) == {-signal.SIGKILL}
-    assert finish(start_ranks("trl_trainer", 2, [*arguments, "0"], tmp_path)) == [0, 0]
-    expected = spoken(chats, tmp_path / "reference", kind, step_draws=2 * STEP_DRAWS)
-    assert trained(tmp_path, world_size=2, accumulated=ACCUMULATED) == expected
-    assert [draw for draw, _ in reported(tmp_path / "run")] == [step * 2 * STEP_DRAWS for step in (0, 5, 10)]
+    assert finish(start_ranks("trl_trainer", after, [*arguments, "0"], tmp_path)) == [0] * after
+    expected = spoken(chats, tmp_path / "reference", kind, step_draws=STEP_ITEMS)
+    if after == 1:
+        assert trained(tmp_path, world_size=2, accumulated=ACCUMULATED) == expected[:7]
+        assert (
+            trained(tmp_path, world_size=1, accumulated=2 * ACCUMULATED) == expected[4:]
+        )  # from the checkpoint of step 4
+    else:
+        assert trained(tmp_path, world_size=2, accumulated=ACCUMULATED) == expected
+    assert [draw for draw, _ in reported(tmp_path / "run")] == [step * STEP_ITEMS for step in (0, 5, 10)]
 
 
 def resumed(source: Source, folder: Path, kind: str) -> list[list[Any]]:
     """Train up to step 7, resume from the checkpoint of step 4, and return the items of every step."""
-    Logging.log = folder / "rank-0.jsonl"
+    Logging.log = folder / "rank-0-of-1.jsonl"
     for stop_at in (7, STEPS):
-        first_trainer = trainer(stream_of(source, folder / "run", kind, 1), folder, kind, steps=STEPS)
+        first_trainer = trainer(stream_of(source, folder / "run", kind), folder, kind, steps=STEPS)
         first_trainer.add_callback(Stop(stop_at))
         first_trainer.train(resume_from_checkpoint=str(folder / "out" / "checkpoint-4") if stop_at == STEPS else None)
     return trained(folder, world_size=1, accumulated=ACCUMULATED)
@@ -103,8 +112,8 @@ def test_a_resume_from_a_checkpoint_goes_on_with_the_next_draw(chats: Source, tm
 
 
 def test_only_the_turns_of_the_assistant_are_learned_if_the_template_marks_them(chats: Source, tmp_path: Path) -> None:
-    Logging.log = tmp_path / "rank-0.jsonl"
-    stream = stream_of(chats, tmp_path / "run", "chat", 1)
+    Logging.log = tmp_path / "rank-0-of-1.jsonl"
+    stream = stream_of(chats, tmp_path / "run", "chat")
     trainer(stream, tmp_path, "chat", steps=2, template=MARKED, assistant_only_loss=True).train()
     expected = spoken(chats, tmp_path / "reference", "chat")[:2]
     learned = [[[text, text.split("<assistant>")[1]] for text, _ in step] for step in expected]
@@ -196,14 +205,14 @@ def test_a_strategy_by_length_is_refused_for_rows(chats: Source, tmp_path: Path)
         else {"group_by_length": True}
     )
     with pytest.raises(PolicyError, match=r"group_by_length', which needs the length of every sample"):
-        trainer(stream_of(chats, tmp_path, "pairs", 1), tmp_path, "pairs", steps=3, **strategy).train()
+        trainer(stream_of(chats, tmp_path, "pairs"), tmp_path, "pairs", steps=3, **strategy).train()
 
 
 def test_what_does_not_fit_is_refused_with_a_sentence(chats: Source, tmp_path: Path) -> None:
     Logging.log = tmp_path / "log"
 
     def refused(sentence: str, number: int, **arguments: Any) -> None:
-        mixer = stream_of(chats, tmp_path / str(number), "pairs", 1)
+        mixer = stream_of(chats, tmp_path / str(number), "pairs")
         with pytest.raises(PolicyError, match=sentence):
             trainer(mixer, tmp_path / str(number), "pairs", steps=3, **arguments).train()
 
@@ -218,7 +227,7 @@ def test_what_does_not_fit_is_refused_with_a_sentence(chats: Source, tmp_path: P
     refused(r"before the training began\. Give the trainer MixerCallback", 3, callbacks=[])
     # The prompt alone fills 10 tokens of some samples, and TRL leaves these samples out.
     refused(r"not whole batches of 4|rows, and its steps so far need", 4, max_length=10)
-    mixer, other = (stream_of(chats, tmp_path / name, "pairs", 1) for name in ("mine", "other"))
+    mixer, other = (stream_of(chats, tmp_path / name, "pairs") for name in ("mine", "other"))
     callback = MixerCallback(other, lambda _: losses_at(0), every_steps=5)
     with pytest.raises(PolicyError, match=r"the rows of another stream than this callback's stream"):
         trainer(mixer, tmp_path / "mine", "pairs", steps=3, callbacks=[callback]).train()

@@ -12,7 +12,7 @@ from trl import SFTConfig, SFTTrainer
 from skillshard.hf import MixerCallback, last_checkpoint, sft_dataset
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
-from tests.adapters.hf_trainer import ACCUMULATED, BATCH, Logging, Steps, byte_tokenizer, tiny, write_line
+from tests.adapters.hf_trainer import ACCUMULATED, BATCH, STEP_ITEMS, Logging, Steps, byte_tokenizer, tiny, write_line
 from tests.adapters.packed_trainer import Source
 from tests.adapters.trainers import losses_at
 
@@ -51,10 +51,10 @@ class LoggingTrainer(SFTTrainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
 
-def stream_of(source: Source, ledger: Path, kind: str, world_size: int) -> Mixer | PackedTokens:
+def stream_of(source: Source, ledger: Path, kind: str, step_items: int = BATCH * ACCUMULATED) -> Mixer | PackedTokens:
     columns = COLUMNS[kind] or {}
     fields = [path for path in columns.values() if path != "text"]
-    return source.stream(ledger, step_items=BATCH * ACCUMULATED * world_size, fields=fields)
+    return source.stream(ledger, step_items=step_items, fields=fields)
 
 
 def trainer(
@@ -66,6 +66,7 @@ def trainer(
     kill_at: int = 0,
     callbacks: list[Any] | None = None,
     template: str = TEMPLATE,
+    accumulated: int = ACCUMULATED,
     **arguments: Any,
 ) -> SFTTrainer:
     shown: list[SFTTrainer] = []
@@ -75,7 +76,7 @@ def trainer(
         output_dir=str(folder / "out"),
         max_steps=steps,
         per_device_train_batch_size=BATCH,
-        gradient_accumulation_steps=ACCUMULATED,
+        gradient_accumulation_steps=accumulated,
         use_cpu=True,
         bf16=False,
         activation_checkpointing=False,
@@ -96,9 +97,10 @@ def trainer(
 
 def main(source: Source, folder: Path, steps: int, kind: str, kill_at: int) -> None:
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    Logging.log = folder / f"rank-{rank}.jsonl"
-    stream = stream_of(source, folder / "run", kind, world_size)
-    sft_trainer = trainer(stream, folder, kind, steps=steps, kill_at=kill_at)
+    Logging.log = folder / f"rank-{rank}-of-{world_size}.jsonl"
+    stream = stream_of(source, folder / "run", kind, STEP_ITEMS)
+    accumulated = STEP_ITEMS // (BATCH * world_size)
+    sft_trainer = trainer(stream, folder, kind, steps=steps, kill_at=kill_at, accumulated=accumulated)
     sft_trainer.train(resume_from_checkpoint=last_checkpoint(folder / "out"))
     if world_size > 1:
         torch.distributed.barrier()
