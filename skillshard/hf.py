@@ -40,6 +40,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.data import data_collator
 
 from skillshard import canonical, storage
 from skillshard.answers import AnswerRule
@@ -501,10 +502,12 @@ class MixerCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> TrainerControl:
         # The loader exists already, but nothing has been read: the stream can still be moved.
-        dataset = given["train_dataloader"].dataset
+        loader = given["train_dataloader"]
+        dataset = loader.dataset
         self._rows = rows_of_dataset(dataset)
         if self._rows is None:
             self._check_whole_stream(args, dataset)
+            _refuse_foreign_collator(getattr(loader, "collate_fn", None))
         else:
             if self.losses is None:
                 raise PolicyError(
@@ -628,6 +631,16 @@ class MixerCallback(TrainerCallback):
             batch_size=args.train_batch_size,
             processes=processes,
             accumulated=args.gradient_accumulation_steps,
+        )
+
+
+def _refuse_foreign_collator(collator: Any) -> None:
+    """Raise PolicyError for a collator of transformers. These collators take dictionaries of token ids, and would fail at the first batch."""
+    kind = collator if hasattr(collator, "__name__") else type(collator)
+    if getattr(kind, "__module__", "") == data_collator.__name__:
+        raise PolicyError(
+            f"the Trainer's data_collator is {kind.__name__} of transformers, which takes dictionaries of token ids: give data_collator=causal_lm_collator(tokenizer, "
+            "max_tokens=...) for texts, data_collator=causal_lm_blocks for packed blocks, or a function of your own over the samples of a batch."
         )
 
 

@@ -12,14 +12,17 @@ from skillshard.extras import needed
 
 needed("webdataset", what="skillshard.webdataset")  # before the imports that fail without the extra
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+import copy
+import inspect
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 import webdataset
 from jaxtyping import Int
 from torch.utils.data import IterableDataset, get_worker_info
+from webdataset import filters
 
 from skillshard.errors import LengthError, PolicyError
 from skillshard.mixing.mixer import Mixer
@@ -27,6 +30,19 @@ from skillshard.refusals import refuse_waiting
 from skillshard.torch import StreamShare
 
 _NAME = "MixedSamples"
+_SHUFFLE = filters.shuffle.f
+_LEAVE_OUT = {filters.select.f: "select", filters.rsample.f: "rsample"}
+_UNBATCHED = (filters.unbatched.f, filters.unlisted.f)
+_SHARES = {webdataset.split_by_node, webdataset.split_by_worker, webdataset.single_node_only}
+
+
+def _arguments(stage: Any) -> str:
+    """Return the arguments of a stage as text."""
+    values = [
+        *map(str, getattr(stage, "args", ())),
+        *(f"{name}={value}" for name, value in getattr(stage, "kw", {}).items()),
+    ]
+    return f"({', '.join(values)})"
 
 
 class MixedSamples(webdataset.DataPipeline, webdataset.FluidInterface):  # type: ignore[misc]
@@ -66,32 +82,55 @@ class MixedSamples(webdataset.DataPipeline, webdataset.FluidInterface):  # type:
         super().__init__(_Draws(_TarShare(mixer, rank=rank, world_size=world_size), batch_size))
         self.batch_size = batch_size
 
-    def batched(
-        self,
-        batchsize: int,
-        collation_fn: Callable[[Any], Any] | None = webdataset.filters.default_collation_fn,
-        partial: bool = True,
-    ) -> "MixedSamples":
-        """Make batches, as in `webdataset`.
+    # `compose` and every method that adds a stage call this method.
+    def append(self, f: Any) -> None:
+        """Add a stage to this pipeline, as in `webdataset`.
 
         Raises:
-            PolicyError: The batches have another size than `batch_size`, so the batches of several workers would be out of order.
+            PolicyError: The stage shuffles the samples or leaves samples out, so a resume would lose or repeat samples. Or the stage makes batches of
+                another size than `batch_size`, so the batches of several workers would be out of order.
         """
-        self._check_size(batchsize)
-        batches: MixedSamples = super().batched(batchsize, collation_fn=collation_fn, partial=partial)
-        return batches
+        function = getattr(f, "f", f)  # a stage of `webdataset` with arguments holds its function
+        if function is _SHUFFLE or isinstance(f, filters.detshuffle):
+            raise PolicyError(
+                f"{_NAME}.shuffle{_arguments(f)}: the stream is shuffled already, and a resume would lose the samples in the buffer. Leave the shuffle out."
+            )
+        if function in _SHARES:
+            raise PolicyError(
+                f"{_NAME} with {function.__name__}: each rank and each worker reads its share of the stream already, and a second division would lose samples. "
+                f"Leave {function.__name__} out."
+            )
+        if function in _LEAVE_OUT or (function is itertools.islice and f.args[:-1] not in {(), (0,), (None,)}):
+            raise PolicyError(
+                f"{_NAME}.{_LEAVE_OUT.get(function, 'slice')}() leaves samples out, and the mixer counts {self.batch_size} draws for each batch: a resume would "
+                "go on at a wrong draw. Leave such samples out of the shards, at 'skillshard tag', or mask their loss."
+            )
+        if function is filters.batched.f:
+            default = inspect.signature(function).parameters["batchsize"].default
+            self._check_size(f.args[0] if f.args else f.kw.get("batchsize", default))
+        super().append(f)
 
-    def listed(self, batchsize: int, partial: bool = True) -> "MixedSamples":
-        """Make lists of samples, as in `webdataset`. Raise PolicyError as in `batched`."""
-        self._check_size(batchsize)
-        lists: MixedSamples = super().listed(batchsize, partial=partial)
-        return lists
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the outputs of the last stage, as `webdataset` does.
 
-    def shuffle(self, size: int, **_: Any) -> NoReturn:
-        """Raise PolicyError: the stream is shuffled already, and the samples in the buffer would be lost at a resume."""
-        raise PolicyError(
-            f"{_NAME}.shuffle({size}): the stream is shuffled already, and a resume would lose the samples in the buffer. Leave the shuffle out."
-        )
+        Raises:
+            PolicyError: A stage leaves samples out, collects samples or makes several outputs of a sample.
+        """
+        source = copy.copy(self.pipeline[0])
+        counted = copy.copy(self)
+        counted.pipeline = [source, *self.pipeline[1:]]
+        functions = [getattr(stage, "f", stage) for stage in self.pipeline]
+        depths = list(itertools.accumulate((f is filters.batched.f) - (f in _UNBATCHED) for f in functions))
+        samples_per_output, at_once = (self.batch_size ** max(0, depth) for depth in (depths[-1], max(depths)))
+        # `batched` reads one element ahead. Behind another `batched`, the element belongs to the next batch.
+        num_batched = functions.count(filters.batched.f)
+        ahead = 1 + (num_batched - 1) * at_once if num_batched else 0
+        source.most = at_once + ahead
+        for number, output in enumerate(super(MixedSamples, counted).__iter__()):
+            if number * samples_per_output >= source.num_read:
+                raise PolicyError(source.other_number("makes several outputs of a sample"))
+            source.most = ((number + 1) * samples_per_output // at_once + 1) * at_once + ahead
+            yield output
 
     def __len__(self) -> NoReturn:
         """Raise LengthError: the stream has no length in batches, and a loader would warn about or cut at any other number."""
@@ -115,20 +154,6 @@ class MixedSamples(webdataset.DataPipeline, webdataset.FluidInterface):  # type:
         raise PolicyError(
             f"{_NAME}.{method}() keeps an endless stream and gives its first samples again: leave the cache out. The shards are on the disk already, and "
             "ShardSet.open(..., cache=) keeps remote shards."
-        )
-
-    def select(self, predicate: Callable[[Any], bool], **_: Any) -> NoReturn:
-        """Raise PolicyError: with samples left out, the position of the stream would not be the number of trained samples."""
-        self._refuse_leaving_out("select")
-
-    def rsample(self, p: float = 0.5) -> NoReturn:
-        """Raise PolicyError, as `select` does."""
-        self._refuse_leaving_out("rsample")
-
-    def _refuse_leaving_out(self, method: str) -> NoReturn:
-        raise PolicyError(
-            f"{_NAME}.{method}() leaves samples out, and the mixer counts {self.batch_size} draws for each batch: a resume would go on at a wrong draw. "
-            "Leave such samples out of the shards, at 'skillshard tag', or mask their loss."
         )
 
     def _check_size(self, batchsize: int) -> None:
@@ -155,16 +180,30 @@ class _Draws(IterableDataset[dict[str, Any]]):
 
     def __init__(self, share: _TarShare, batch_size: int) -> None:
         self.share, self.batch_size = share, batch_size
+        self.num_read = 0
+        self.most: int | None = None
+        """Largest number of samples that the stages need for their next output. None: not counted."""
+
+    def other_number(self, what: str) -> str:
+        return (
+            f"a stage behind {_NAME} {what}: the stages have read {self.num_read:,} samples, and the outputs do not have as many. The mixer counts "
+            f"{self.batch_size} draws for each batch, and a resume would go on at a wrong draw. A stage must give one output for each sample: a map that "
+            "returns None or a handler that ignores an error leaves a sample out. Leave such samples out of the shards, at 'skillshard tag', or mask their loss."
+        )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         first, turns = (0, 1) if worker is None else (worker.id, worker.num_workers)
         # A worker would otherwise wait `wait_s` for losses that nobody reports. The losses of draw 0 come before the loader starts.
         self.share.stream.check_start(rank=self.share.rank)
-        for batch in count(first, turns):
+        for batch in itertools.count(first, turns):
             indices = range(batch * self.batch_size, (batch + 1) * self.batch_size)
             try:
                 samples = self.share.read(indices, name=_NAME)
             except StopIteration:  # the stream has ended; inside a generator Python would make a RuntimeError of it
                 return
-            yield from samples
+            for sample in samples:
+                if self.num_read == self.most:
+                    raise PolicyError(self.other_number("leaves samples out, or collects samples"))
+                self.num_read += 1
+                yield sample

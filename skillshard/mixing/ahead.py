@@ -55,7 +55,8 @@ def refuse_far(rounds: Rounds, number: int, most: int, place: str | None = None)
     has_ended = newest is not None and newest.num_draws < rounds.run.round_draws
     if number >= num_rounds + most and not has_ended:
         draw_or_place = place or f"draw {rounds.run.first_draw_of(number):,}"
+        newest_round = f"the newest decided round is {num_rounds - 1:,}" if num_rounds else "no round is decided yet"
         raise PolicyError(
-            f"{draw_or_place} is in round {number:,}, and the newest decided round is {num_rounds - 1:,}: a look so far "
+            f"{draw_or_place} is in round {number:,}, and {newest_round}: a look so far "
             f"ahead would decide {number - num_rounds + 1:,} rounds. Read the stream in order, or decide the rounds by mixer.round(number)."
         )

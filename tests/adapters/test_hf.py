@@ -14,7 +14,13 @@ from accelerate import skip_first_batches
 from accelerate.data_loader import DataLoaderDispatcher, prepare_data_loader
 from torch.utils.data import ConcatDataset, DataLoader, RandomSampler, random_split
 from torchdata.stateful_dataloader import StatefulDataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    DataCollatorForLanguageModeling,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+)
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from skillshard.errors import LedgerError, LengthError, PolicyError
@@ -26,7 +32,7 @@ from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import stratified
 from skillshard.shards.read import ShardSet
 from skillshard.torch import Blocks, MixedDataset, collate
-from tests.adapters.hf_trainer import ACCUMULATED, BATCH, Logging, Steps, byte_tokenizer, collator, tiny
+from tests.adapters.hf_trainer import ACCUMULATED, BATCH, STEP_ITEMS, Logging, Steps, byte_tokenizer, collator, tiny
 from tests.adapters.packed_trainer import Source
 from tests.adapters.processes import finish, records, start_ranks
 from tests.adapters.trainers import SKILLS, expected_items, live_mixer, losses_at, measured_mixer, reported
@@ -42,7 +48,7 @@ def trained(folder: Path, *, world_size: int, accumulated: int) -> list[list[Any
     for rank in range(world_size):
         step, again = 0, False
         mine: dict[int, list[list[Any]]] = {}
-        for record in records(folder / f"rank-{rank}.jsonl"):
+        for record in records(folder / f"rank-{rank}-of-{world_size}.jsonl"):
             if "step" in record:
                 step, again = record["step"], record["step"] in mine
                 before = mine.get(step, [])
@@ -67,9 +73,11 @@ def expected(source: Source, folder: Path, *, step_items: int) -> list[list[Any]
     return items
 
 
-@pytest.mark.parametrize(("dispatch", "kill_at"), [("shard", 11), ("dispatch", 0)])
+@pytest.mark.parametrize(
+    ("dispatch", "kill_at", "after"), [("shard", 11, 2), ("shard", 11, 1), ("dispatch", 11, 1), ("dispatch", 0, 2)]
+)
 def test_two_processes_under_accelerate_lose_and_repeat_nothing(
-    source: Source, tmp_path: Path, dispatch: str, kill_at: int
+    source: Source, tmp_path: Path, dispatch: str, kill_at: int, after: int
 ) -> None:
     arguments = [*source, str(tmp_path), str(STEPS), dispatch]
     if kill_at and int(transformers.__version__.partition(".")[0]) < 5:
@@ -77,10 +85,15 @@ def test_two_processes_under_accelerate_lose_and_repeat_nothing(
     if kill_at:
         codes = finish(start_ranks("hf_trainer", 2, [*arguments, str(kill_at)], tmp_path))
         assert set(codes) == {-signal.SIGKILL}
-    assert finish(start_ranks("hf_trainer", 2, [*arguments, "0"], tmp_path)) == [0, 0]
-    assert trained(tmp_path, world_size=2, accumulated=ACCUMULATED) == expected(
-        source, tmp_path, step_items=2 * BATCH * ACCUMULATED
-    )
+    assert finish(start_ranks("hf_trainer", after, [*arguments, "0"], tmp_path)) == [0] * after
+    items = expected(source, tmp_path, step_items=STEP_ITEMS)
+    if after == 1:
+        assert trained(tmp_path, world_size=2, accumulated=ACCUMULATED) == items[:kill_at]
+        assert (
+            trained(tmp_path, world_size=1, accumulated=2 * ACCUMULATED) == items[8:]
+        )  # from the checkpoint of step 8
+    else:
+        assert trained(tmp_path, world_size=2, accumulated=ACCUMULATED) == items
     if kill_at:
         assert (
             tmp_path / "run" / "generations" / "00000001.json"
@@ -111,7 +124,7 @@ def trainer(
 ) -> Trainer:
     shown: list[Trainer] = []
     callback = MixerCallback(mixer, lambda _: losses_at(shown[0].state.global_step), every_steps=5)
-    Logging.log = folder.parent / "rank-0.jsonl"
+    Logging.log = folder.parent / "rank-0-of-1.jsonl"
     defaults = {
         "max_steps": STEPS,
         "per_device_train_batch_size": BATCH,
@@ -324,6 +337,13 @@ def test_what_does_not_fit_is_refused_with_a_sentence(shards: ShardSet, tmp_path
         trainer(mixer, tmp_path / "out", gradient_accumulation_steps=3).train()
     with pytest.raises(PolicyError, match=r"Set remove_unused_columns=False"):
         trainer(mixer, tmp_path / "out", remove_unused_columns=True).train()
+    for foreign in (default_data_collator, DataCollatorForLanguageModeling(byte_tokenizer(), mlm=False)):
+        forgotten = trainer(mixer, tmp_path / "out")
+        forgotten.data_collator = foreign
+        with pytest.raises(
+            PolicyError, match=r"data_collator is \w+ of transformers.*give data_collator=causal_lm_coll"
+        ):
+            forgotten.train()
     rare = live_mixer(shards, tmp_path / "rare", step_draws=BATCH, round_draws=12)
     with pytest.raises(PolicyError, match=r"every_steps=5 reports every 20 draws, and a round is 12.*from 1 to 3"):
         trainer(rare, tmp_path / "out").train()

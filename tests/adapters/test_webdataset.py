@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,22 @@ def test_an_order_or_a_size_that_would_lose_samples_is_refused(shards: ShardSet,
         samples.select(bool)
     with pytest.raises(PolicyError, match=r"^MixedSamples\.rsample\(\) leaves samples out"):
         samples.rsample(0.5)
+    stages = (
+        (webdataset.shuffle(100), r"^MixedSamples\.shuffle\(100\): the stream is shuffled already"),
+        (webdataset.detshuffle(100), r"^MixedSamples\.shuffle\(\): the stream is shuffled already"),
+        (webdataset.select(bool), r"^MixedSamples\.select\(\) leaves samples out"),
+        (webdataset.slice(8, 16), r"^MixedSamples\.slice\(\) leaves samples out"),
+        (webdataset.slice(0, 16, 2), r"^MixedSamples\.slice\(\) leaves samples out"),
+        (webdataset.split_by_worker, r"^MixedSamples with split_by_worker: each rank and each worker reads its share"),
+        (webdataset.split_by_node, r"^MixedSamples with split_by_node: .*would lose samples\. Leave split_by_node out"),
+        (webdataset.batched(4), r"^batches of 4 samples, and MixedSamples\(batch_size=8\)"),
+        (webdataset.batched(), r"^batches of 20 samples, and MixedSamples\(batch_size=8\)"),
+    )
+    for stage, sentence in stages:
+        for add in (samples.compose, samples.append):
+            with pytest.raises(PolicyError, match=sentence):
+                add(stage)
+    assert [sample["draw"] for sample in samples.slice(3)] == [0, 1, 2]
     with pytest.raises(PolicyError, match=r"^batches of 16 samples, and MixedSamples\(batch_size=8\)"):
         samples.batched(16)
     with pytest.raises(PolicyError, match=r"^batches of 4 samples, and MixedSamples\(batch_size=8\)"):
@@ -162,3 +178,64 @@ def test_an_order_or_a_size_that_would_lose_samples_is_refused(shards: ShardSet,
         MixedSamples(mixer, batch_size=0)
     with pytest.raises(PolicyError, match=r"^Mixer\(lag=0\) waits.*a pipeline of webdataset reads a batch ahead"):
         MixedSamples(live_mixer(shards, tmp_path / "strict", step_draws=BATCH, lag=0), batch_size=BATCH)
+
+
+def without_draw_20(sample: dict[str, Any]) -> int | None:
+    return None if sample["draw"] == 20 else int(sample["draw"])
+
+
+def failing(sample: dict[str, Any]) -> int:
+    if sample["draw"] == 20:
+        raise ValueError("a bad sample")
+    return int(sample["draw"])
+
+
+def collected(samples: Iterable[Any]) -> Iterator[Any]:
+    yield from list(itertools.islice(samples, 16))
+
+
+def doubled(samples: Iterable[Any]) -> Iterator[Any]:
+    for sample in samples:
+        yield from (sample, sample)
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        lambda samples: samples.map(without_draw_20),
+        lambda samples: samples.map(without_draw_20).listed(BATCH),
+        lambda samples: samples.map(failing, handler=webdataset.ignore_and_continue).listed(BATCH),
+        lambda samples: samples.map(lambda sample: None),
+        lambda samples: samples.compose(collected).listed(BATCH),
+        lambda samples: samples.compose(doubled),
+        lambda samples: samples.compose(doubled).listed(BATCH),
+        lambda samples: samples.listed(BATCH).unlisted().map(without_draw_20),
+    ],
+)
+def test_a_stage_with_another_number_of_outputs_than_samples_is_refused_within_three_batches(
+    shards: ShardSet, tmp_path: Path, stages: Callable[[Any], Any]
+) -> None:
+    mixer = Mixer(shards, stratified(), ledger=tmp_path / "run", round_draws=40)
+    samples = stages(MixedSamples(mixer, batch_size=BATCH))
+    with pytest.raises(
+        PolicyError, match=r"^a stage behind MixedSamples (leaves samples out|makes several outputs)"
+    ) as refused:
+        list(itertools.islice(samples, 100))
+    assert "\n" not in str(refused.value)
+    assert mixer.num_rounds <= 2
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        lambda samples: samples.map(text_and_draw),
+        lambda samples: samples.map(text_and_draw).listed(BATCH).unlisted(),
+        lambda samples: samples.map(text_and_draw).listed(BATCH).map(list).unlisted().listed(BATCH).unlisted(),
+    ],
+)
+def test_stages_with_an_output_for_each_sample_read_the_stream_on_and_on(
+    shards: ShardSet, tmp_path: Path, stages: Callable[[Any], Any]
+) -> None:
+    mixer = Mixer(shards, stratified(), ledger=tmp_path / "run", round_draws=40)
+    outputs = list(itertools.islice(stages(MixedSamples(mixer, batch_size=BATCH)), 100))
+    assert [output["draw"] for output in outputs] == list(range(100))

@@ -588,7 +588,9 @@ def test_a_look_at_a_far_draw_decides_nothing(shards: ShardSet, tmp_path: Path, 
             PolicyError, match=r"a look so far ahead would decide|were asked for: a stream's draws are 0, 1, 2"
         ):
             look(np.array([draw]))
-    sentence = "draw 192,000 is in round 3,000, and the newest decided round is -1: a look so far ahead would decide 3,001 rounds."
+    sentence = (
+        "draw 192,000 is in round 3,000, and no round is decided yet: a look so far ahead would decide 3,001 rounds."
+    )
     with pytest.raises(PolicyError, match=sentence):
         mixer.at(np.array([64 * 3000]))
     for number in (-1, 10**15, 2**60):
