@@ -314,7 +314,9 @@ def causal_lm_loss(model: nn.Module, tokenizer: Any, *, max_tokens: int, special
         # The mode is restored afterwards, because the caller may be in the middle of a training.
         training = model.training
         model.eval()
-        with torch.inference_mode():
+        # Not inference_mode: a model that is sharded by `fully_shard` keeps buffers of its first forward pass, and the next training step writes into the
+        # buffers, which PyTorch refuses for tensors of inference_mode.
+        with torch.no_grad():
             logits = model(input_ids=ids, attention_mask=mask).logits
         model.train(training)
         return _nats(logits, ids, predicted)

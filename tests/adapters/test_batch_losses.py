@@ -272,3 +272,20 @@ def test_two_ranks_report_the_losses_of_all_batches_as_one_rank_does(shards: Sha
     for name in SKILLS:
         assert by_two[name][2:] == by_one[name][2:]
         assert by_two[name] == pytest.approx(by_one[name], rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
+def test_a_model_that_is_sharded_over_two_ranks_trains_and_measures_as_a_whole_model(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
+        pytest.skip("PyTorch before 2.7 shards no model over CPUs")
+    for world_size in (1, 2):
+        ranks = start_ranks("fsdp_trainer", world_size, [str(shards.root), str(tmp_path)], tmp_path)
+        assert finish(ranks) == [0] * world_size
+    whole, *parts = (json.loads((tmp_path / f"fsdp-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
+    for part in parts:
+        for kind, skills in whole.items():
+            assert part[kind].keys() == skills.keys()
+            for skill, numbers in skills.items():
+                assert part[kind][skill] == pytest.approx(numbers, rel=1e-4)
