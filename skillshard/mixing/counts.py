@@ -93,3 +93,34 @@ def in_unit_of(drawn: Sequence[int], num_samples: Sequence[int], num_tokens: Seq
         return drawn
     sizes = zip(drawn, num_samples, num_tokens, strict=True)
     return [draws * tokens // samples for draws, samples, tokens in sizes]
+
+
+def surplus_draws(runs: Sequence[RunRecord]) -> list[list[int]]:
+    """Count the draws that positions count and that no run has made, for each run of a chain and each skill of the run.
+
+    A position counts the draws of a skill as if the skill had always had its present samples (`SkillPosition.drawn`). A skill that grew between
+    two runs has had fewer draws in its earlier epochs.
+
+    Args:
+        runs: Runs of a chain, the oldest first. Growth before the first of these runs is not known.
+    """
+    surplus: dict[str, int] = {}
+    num_samples: dict[str, int] = {}
+    counted: list[list[int]] = []
+    before: RunRecord | None = None
+    for run in runs:
+        labels = list(run.skills)
+        if run.continues is not None:
+            labels = [place.label for place in run.continues.skills]
+            for place in run.continues.skills:
+                earlier = num_samples.get(place.label, place.num_samples)
+                # A skill that begins again has no earlier epochs. An epoch of blocks has another number of draws for other reasons too.
+                if place.epoch == 0 or run.blocks is not None or (before is not None and before.blocks is not None):
+                    surplus[place.label] = 0
+                else:
+                    grown = place.epoch * (place.num_samples - earlier)
+                    surplus[place.label] = surplus.get(place.label, 0) + grown
+        num_samples.update(zip(labels, run.num_samples, strict=True))
+        counted.append([surplus.get(label, 0) for label in labels])
+        before = run
+    return counted

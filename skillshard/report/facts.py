@@ -18,8 +18,8 @@ from skillshard.graph.skill_graph import GraphFile, read_graph
 from skillshard.graph.statistics import Gain, Statistics, gains_of, statistics
 from skillshard.loss import LossKind
 from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms, reads_losses
-from skillshard.mixing.chain import earlier_runs
-from skillshard.mixing.counts import drawn_at, in_unit, intended_at
+from skillshard.mixing.chain import Chain, earlier_runs
+from skillshard.mixing.counts import drawn_at, in_unit, intended_at, surplus_draws
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import Records, open_records, resumes
 from skillshard.mixing.round_records import ObservationRecord, RoundRecord
@@ -487,7 +487,13 @@ def run_facts(ledger: DirectoryLedger) -> RunFacts:
         place=_shown(str(ledger)),
         skills=[]
         if newest is None
-        else _run_skills(run, newest, rounds.get(num_rounds - 2), [rounds[number] for number in shown_rounds]),
+        else _run_skills(
+            run,
+            newest,
+            rounds.get(num_rounds - 2),
+            [rounds[number] for number in shown_rounds],
+            surplus_draws([segment.run for segment in Chain.of(records).segments])[-1],
+        ),
         losses=_run_losses([reports[number] for number in shown_reports]),
         shown_rounds=shown_rounds,
         shown_reports=[reports[number].draw for number in shown_reports],
@@ -557,11 +563,12 @@ def _spread(num: int, newest: int) -> list[int]:
 
 
 def _run_skills(
-    run: RunRecord, newest: RoundRecord, previous: RoundRecord | None, shown: list[RoundRecord]
+    run: RunRecord, newest: RoundRecord, previous: RoundRecord | None, shown: list[RoundRecord], surplus: list[int]
 ) -> list[RunSkill]:
     # The counts of a round may be of more draws than the stream has: with repeat="stop" it ends inside the round.
     end = newest.first_draw + newest.num_draws
-    drawn, intended = drawn_at(run, newest, end), intended_at(run, newest, previous, end)
+    positions, intended = drawn_at(run, newest, end), intended_at(run, newest, previous, end)
+    drawn = [position - more for position, more in zip(positions, surplus, strict=True)]
     tokens = in_unit(run, drawn)
     return [
         # The run records the number of samples of each skill at its start, so the shards are not needed.
@@ -570,8 +577,8 @@ def _run_skills(
             weight=newest.weights[number],
             weights=[record.weights[number] for record in shown],
             num_drawn=drawn[number],
-            intended=intended[number],
-            epochs=drawn[number] / run.num_samples[number],
+            intended=intended[number] - surplus[number],
+            epochs=positions[number] / run.num_samples[number],
             num_tokens=None if run.num_tokens is None else tokens[number],
         )
         for number, name in enumerate(run.skills)

@@ -19,7 +19,7 @@ from skillshard.errors import GraphError, LedgerError, name_some
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms
 from skillshard.mixing.chain import Chain, Segment
-from skillshard.mixing.counts import drawn_at, intended_at
+from skillshard.mixing.counts import drawn_at, intended_at, surplus_draws
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.noted_places import shards_of_run
 from skillshard.mixing.records import open_records
@@ -227,6 +227,7 @@ def _skill_course(name: str, rows: Sequence[_Row]) -> SkillCourse:
 def _rounds_and_events(segments: Sequence[Segment]) -> tuple[list[_Row], list[Event]]:
     rows: list[_Row] = []
     events: list[Event] = []
+    surplus = surplus_draws([segment.run for segment in segments])
     for number, segment in enumerate(segments):
         run = segment.run
         if number or run.continues is not None:
@@ -248,18 +249,19 @@ def _rounds_and_events(segments: Sequence[Segment]) -> tuple[list[_Row], list[Ev
             if isinstance(record, SteeredRoundRecord) and record.steer != steer:
                 steer = record.steer
                 events.append(Event(draw=record.first_draw, kind="change", sentence=facts.steerings[steer].reason))
-            rows.append(_row(segment, record, previous))
+            rows.append(_row(segment, record, previous, surplus[number]))
             events += watch.begun_alarms(record)
             previous = record
     return rows, events
 
 
-def _row(segment: Segment, record: RoundRecord, previous: RoundRecord | None) -> _Row:
+def _row(segment: Segment, record: RoundRecord, previous: RoundRecord | None, surplus: Sequence[int]) -> _Row:
     run, end_draw = segment.run, segment.end_of(record)
-    drawn = np.array(drawn_at(run, record, end_draw))
+    positions = np.array(drawn_at(run, record, end_draw))
+    epochs = positions / np.array(run.num_samples)
+    drawn = positions - np.array(surplus)
     total = max(int(drawn.sum()), 1)
-    epochs = drawn / np.array(run.num_samples)
-    intended = np.array(intended_at(run, record, previous, end_draw)) / total
+    intended = (np.array(intended_at(run, record, previous, end_draw)) - np.array(surplus)) / total
     columns = zip(record.weights, epochs.tolist(), intended.tolist(), (drawn / total).tolist(), strict=True)
     shown = ShownRound(
         round=run.num_rounds_before + record.round,

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import skillshard as ss
-from skillshard import policies
+from skillshard import policies, taggers
+from skillshard.corpus import Corpus
 from skillshard.mixing.difference import difference
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.recorded_chain import open_recorded_chain
@@ -17,8 +18,10 @@ from skillshard.report.facts import run_facts
 from skillshard.report.history import report_facts
 from skillshard.report.page import page_of
 from skillshard.shards.read import ShardSet
+from skillshard.shards.write import append_shards
+from skillshard.taggers import tag_corpus
 from tests.commands import fails, skillshard, works
-from tests.conftest import samples, tag_and_shard, write_corpus
+from tests.conftest import HERE, samples, tag_and_shard, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +193,38 @@ def test_the_page_says_what_a_draw_is(shards: ShardSet, tmp_path: Path) -> None:
     assert "A draw is a block of tokens.</p>" in page_of(facts.model_copy(update={"runs": [blocks]}), num_lines=8)
     both = page_of(facts.model_copy(update={"runs": [run, blocks]}), num_lines=8)
     assert "A draw is a training sample, or a block of tokens in a run with weights in blocks.</p>" in both
+
+
+@pytest.mark.filterwarnings("ignore:skill.* 4 epochs:UserWarning")
+def test_a_skill_that_grew_has_the_draws_that_it_was_given_in_every_view(tmp_path: Path) -> None:
+    rows = samples(add=25, carry=40)
+    few, more = ([row for row in rows if (row["meta"]["number"] < 20) == is_few] for is_few in (True, False))
+    first = tag_and_shard(write_corpus(tmp_path / "few", few), tmp_path)
+    added = Corpus.open(write_corpus(tmp_path / "more", more))
+    tags = tag_corpus(added, taggers.metadata("skill"), tmp_path / "tags-more", backend=HERE)
+    larger = append_shards(first, added, tags, tmp_path / "larger", backend=HERE)
+    mixer = ss.Mixer(first, policies.stratified(), ledger=tmp_path / "1", round_draws=32, step_draws=16)
+    mixer.batch(0, 96)
+    num_draws = 90
+    for number in (2, 3):  # the draws of earlier epochs stay as they are in a second continued run
+        mixer = ss.Mixer.continue_from(
+            tmp_path / str(number - 1),
+            draw=num_draws,
+            shards=larger,
+            policy=policies.stratified(),
+            ledger=tmp_path / str(number),
+            step_draws=16,
+        )
+        mixer.batch(num_draws, 64)
+        num_draws += 64
+        chain = open_recorded_chain(tmp_path / str(number))
+        expected = Counter(sample.skill for _, sample in chain.samples(range(num_draws)))
+        facts = run_facts(DirectoryLedger(tmp_path / str(number)))
+        assert {skill.name: skill.num_drawn for skill in facts.skills} == expected
+        assert all(abs(skill.intended - skill.num_drawn) < 2 for skill in facts.skills)
+        (run,) = report_facts([tmp_path / str(number)]).runs
+        assert {skill.name: skill.achieved[-1] for skill in run.skills} == {
+            name: num / num_draws for name, num in expected.items()
+        }
+    # Epochs are passes over the present samples.
+    assert all(skill.epochs * len(larger.train[skill.name]) > skill.num_drawn for skill in facts.skills)
