@@ -21,7 +21,7 @@ from skillshard.bars import Bars, can_be_shown
 from skillshard.errors import ExecutionError, MissingTasksError, SkillshardError, StorageError, name_some
 from skillshard.extras import needed
 from skillshard.job_array import ArrayPart
-from skillshard.pool import Event, WorkerPool
+from skillshard.pool import Event, WorkerPool, kept_workers
 from skillshard.ray_connection import one_connection
 from skillshard.ray_pool import Needs, RayPool
 
@@ -138,13 +138,13 @@ def silent(name: str, num: int) -> Callable[[Task, Record], None]:
 
 @contextlib.contextmanager
 def shown(on_stage: OnStage | None, progress: bool) -> Iterator[OnStage]:
-    """Show the stages of a call from Python, and keep one connection to Ray for all stages.
+    """Show the stages of a call from Python, and keep one connection to Ray, or one set of workers, for all stages.
 
     Args:
         on_stage: Function that receives the stages in place of the bars. None: show bars in a terminal or a notebook.
         progress: Whether to show bars.
     """
-    with one_connection():
+    with one_connection(), kept_workers():
         if on_stage is not None:
             yield on_stage
         elif progress and can_be_shown():
@@ -269,7 +269,9 @@ def _run_missing(
     if workers == 1:
         yield from _run_here(function, tasks, records, on_part, tries)
     else:
-        yield from _run_in_pool(function, tasks, WorkerPool(workers), records, on_part, tries)
+        yield from _run_in_pool(
+            function, tasks, WorkerPool(workers, is_reused=not keeps_model), records, on_part, tries
+        )
 
 
 def _do(function: Callable[..., Record], task: Task, records: str) -> Record:

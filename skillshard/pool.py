@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from multiprocessing import connection as connections
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from skillshard import progress
 
@@ -67,11 +67,53 @@ class _Worker:
             yield "died", None
 
 
-class WorkerPool:
-    """A pool of at most `size` workers, started on demand. The end of the `with` block ends every worker."""
+class _Kept:
+    """Workers that wait for the next stage of a command, and the number of blocks that keep workers."""
 
-    def __init__(self, size: int) -> None:
+    num_blocks = 0
+    idle: ClassVar[list[_Worker]] = []
+
+
+@contextlib.contextmanager
+def kept_workers() -> Iterator[None]:
+    """Keep the idle workers of every pool in the block for the next pool, until the end of the outermost block.
+
+    A new worker imports the packages, which takes about half a second of CPU time. A command has several stages.
+    """
+    _Kept.num_blocks += 1
+    try:
+        yield
+    finally:
+        _Kept.num_blocks -= 1
+        if not _Kept.num_blocks:
+            with held_signals():
+                workers, _Kept.idle = _Kept.idle, []
+                _end(workers, gently=True)
+
+
+def _kept_or_new() -> _Worker:
+    while True:
+        try:
+            worker = _Kept.idle.pop()
+        except IndexError:
+            return _Worker()
+        if worker.process.exitcode is None:
+            return worker
+        _end([worker], gently=False)  # killed while idle, which is no failure of the next task
+
+
+class WorkerPool:
+    """A pool of at most `size` workers, started on demand. The end of the `with` block ends every worker, unless `kept_workers` keeps idle workers.
+
+    Args:
+        size: Largest number of workers.
+        is_reused: Whether the workers may come from an earlier pool, and may be kept for a later pool. A worker that has loaded a model takes
+            memory as long as it lives.
+    """
+
+    def __init__(self, size: int, *, is_reused: bool = True) -> None:
         self._size = size
+        self._is_reused = is_reused
         self._idle: list[_Worker] = []
         self._busy: dict[str, _Worker] = {}
 
@@ -88,7 +130,7 @@ class WorkerPool:
         """Begin `function(*arguments)` in an idle worker. `has_room` must be true."""
         task = pickle.dumps((function, arguments))
         with held_signals():
-            worker = self._idle.pop() if self._idle else _Worker()
+            worker = self._idle.pop() if self._idle else _kept_or_new() if self._is_reused else _Worker()
             self._busy[key] = worker
             with contextlib.suppress(BrokenPipeError):  # the worker is gone, and `wait` will report "died"
                 worker.connection.send_bytes(task)
@@ -111,9 +153,12 @@ class WorkerPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        workers = [*self._idle, *self._busy.values()]
-        self._idle, self._busy = [], {}
         with held_signals():
+            if kind is None and self._is_reused and _Kept.num_blocks:
+                _Kept.idle += self._idle
+                self._idle = []
+            workers = [*self._idle, *self._busy.values()]
+            self._idle, self._busy = [], {}
             _end(workers, gently=True)
 
 

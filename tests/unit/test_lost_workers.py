@@ -49,7 +49,7 @@ class Losing:
 
 
 def run_losing(ends: dict[str, list[str]], folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
-    monkeypatch.setattr(execution, "WorkerPool", lambda size: Losing(ends))
+    monkeypatch.setattr(execution, "WorkerPool", lambda size, **_: Losing(ends))
     tasks = keyed(({"number": number} for number in range(4)), about=(f"{name}.jsonl" for name in "abcd"))
     return run(square, tasks, backend=Backend(workers=2), records=str(folder / "sort"))
 
