@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 from jaxtyping import UInt64
 
@@ -18,12 +19,14 @@ def id_hash(sample_id: str) -> int:
     return xxhash.xxh3_64_intdigest(sample_id.encode())
 
 
-def id_hashes(sample_ids: Iterable[str]) -> Iterator[int]:
+def id_hashes(sample_ids: Iterable[str] | pa.StringArray) -> Iterator[int]:
     """Yield the `id_hash` of each id, without a call of a Python function for each.
 
-    >>> list(id_hashes(["a", "b"])) == [id_hash("a"), id_hash("b")]
+    >>> list(id_hashes(["a", "b"])) == list(id_hashes(pa.array(["a", "b"]))) == [id_hash("a"), id_hash("b")]
     True
     """
+    if isinstance(sample_ids, pa.StringArray):
+        return map(xxhash.xxh3_64_intdigest, sample_ids.cast(pa.binary()).to_pylist())
     return map(xxhash.xxh3_64_intdigest, map(str.encode, sample_ids))
 
 

@@ -8,6 +8,7 @@ A row that was set aside has a `reason` and no skill. Tags and corpus can theref
 the corpus is accounted for.
 """
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ MANIFEST = "tags.json"
 SCHEMA = pa.schema(
     [("id", pa.string()), ("skill", pa.string()), ("score", pa.float32()), ("reason", pa.string())],
 )
+_MOST_BYTES = (1 << 31) - 1
 ROWS_PER_GROUP = 65_536
 """Rows of a row group of a part. The number bounds the memory for reading and writing, and is part of the bytes on disk."""
 _ANEW = "Make the tags anew in another directory with 'skillshard tag'."
@@ -45,12 +47,12 @@ class TagRow(NamedTuple):
 
 
 class TagColumns(NamedTuple):
-    """Neighbouring rows of the tags, as columns of equal length. The fields are as in `TagRow`."""
+    """Neighbouring rows of the tags, as columns of equal length: lists, or arrays of Arrow. The fields are as in `TagRow`."""
 
-    ids: Sequence[str | None]
-    skills: Sequence[str | None]
-    scores: Sequence[float | None]
-    reasons: Sequence[str | None]
+    ids: Sequence[str | None] | pa.Array
+    skills: Sequence[str | None] | pa.Array
+    scores: Sequence[float | None] | pa.Array
+    reasons: Sequence[str | None] | pa.Array
 
     @classmethod
     def of(cls, rows: Iterable[TagRow]) -> "TagColumns":
@@ -463,18 +465,33 @@ def write_part(place: str, blocks: Iterable[TagColumns]) -> None:
     """
     # Rows are collected to groups of a fixed size, because the size of the groups is part of the bytes.
     with storage.writing(place) as part, pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
-        waiting: tuple[list[Any], ...] = ([], [], [], [])
+        waiting: list[TagColumns] = []
+        num_rows = 0
         for block in blocks:
-            for column, values in zip(waiting, block, strict=True):
-                column.extend(values)
-            while len(waiting[0]) >= ROWS_PER_GROUP:
-                writer.write_table(_table([column[:ROWS_PER_GROUP] for column in waiting]))
-                waiting = tuple(column[ROWS_PER_GROUP:] for column in waiting)
-        if waiting[0]:
+            while num_rows + len(block.ids) >= ROWS_PER_GROUP:
+                num_left = ROWS_PER_GROUP - num_rows
+                writer.write_table(_table([*waiting, TagColumns(*(column[:num_left] for column in block))]))
+                block = TagColumns(*(column[num_left:] for column in block))
+                waiting, num_rows = [], 0
+            waiting.append(block)
+            num_rows += len(block.ids)
+        if num_rows:
             writer.write_table(_table(waiting))
 
 
-def _table(columns: Sequence[list[Any]]) -> pa.Table:
+def _table(blocks: Sequence[TagColumns]) -> pa.Table:
     return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+        [_column(columns, field.type) for columns, field in zip(zip(*blocks, strict=True), SCHEMA, strict=True)],
+        schema=SCHEMA,
     )
+
+
+def _column(columns: Sequence[Any], type: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    """Return one column of neighbouring blocks. Neighbouring lists become one array, because an array for each small list takes long."""
+    arrays: list[pa.Array] = []
+    for is_array, neighbours in itertools.groupby(columns, lambda column: isinstance(column, pa.Array)):
+        run = list(neighbours)
+        arrays += run if is_array else [pa.array(list(itertools.chain.from_iterable(run)), type)]
+    # The offsets of a contiguous array have 32 bits. A column in one piece gives the same pages for blocks of any size.
+    is_contiguous = sum(array.nbytes for array in arrays) <= _MOST_BYTES
+    return pa.concat_arrays(arrays) if is_contiguous else pa.chunked_array(arrays)

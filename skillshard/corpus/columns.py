@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int
+
 from skillshard.corpus.sample import Rejection, Sample
 
 META = "meta"
@@ -20,14 +24,14 @@ class SampleColumns(NamedTuple):
     """Neighbouring samples as columns of equal length.
 
     Attributes:
-        ids: Id of each sample.
+        ids: Id of each sample, never empty.
         num_text_bytes: Size of each text in bytes of UTF-8.
         values: Value of one field of the metadata as the name of a category, never empty.
     """
 
-    ids: list[str]
-    num_text_bytes: list[int]
-    values: list[str]
+    ids: pa.StringArray
+    num_text_bytes: Int[np.ndarray, " sample"]
+    values: pa.StringArray
 
     @property
     def num_rows(self) -> int:

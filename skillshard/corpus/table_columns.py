@@ -9,6 +9,7 @@ from skillshard.corpus.table_digest import bytes_and_offsets, decoded, kind_of
 
 _SPACE, _DELETE = b" \x7f"
 _NUMBER_BYTES = 32  # a number, true, false, null and a time take less as JSON
+_MOST_BYTES = (1 << 31) - 1  # offsets of 32 bits reach no further
 
 
 def read_columns(
@@ -33,11 +34,16 @@ def read_columns(
         return None
     if not all(_has_plain_form(column) for column in batch.columns) or most_bytes(batch) > max_sample_bytes:
         return None
-    columns = {name: decoded(batch.column(name)) for name in (str(id_field), text_field, wanted.key)}
-    offsets, content = bytes_and_offsets(columns[text_field])
-    sizes = np.diff(offsets)
-    if not sizes.all() or _may_be_blank(columns[text_field], offsets, content):
+    ids, texts, values = (decoded(batch.column(name)) for name in (str(id_field), text_field, wanted.key))
+    if max(ids.nbytes, values.nbytes) > _MOST_BYTES:
         return None
+    offsets, content = bytes_and_offsets(texts)
+    sizes = np.diff(offsets)
+    if not sizes.all() or _may_be_blank(texts, offsets, content):
+        return None
+    if not all(np.diff(bytes_and_offsets(column)[0]).all() for column in (ids, values)):
+        return None
+    return SampleColumns(ids.cast(pa.string()), sizes.astype(np.int64), values.cast(pa.string()))
     ids, values = columns[str(id_field)].to_pylist(), columns[wanted.key].to_pylist()
     are_names = all(ids) and all(values) and not any(map(str.isspace, values))
     return SampleColumns(ids, sizes.tolist(), values) if are_names else None
@@ -77,12 +83,14 @@ def _has_plain_form(column: pa.Array) -> bool:
             return False
         try:
             column.validate(full=True)
-            texts.validate(full=True)
+            if texts is not column:
+                texts.validate(full=True)
         except pa.ArrowInvalid:  # invalid UTF-8
             return False
         return True
     if kind == "float":
-        return bool(np.isfinite(column.fill_null(0.0).to_numpy(zero_copy_only=False)).all())
+        numbers = column.fill_null(0.0) if column.null_count else column
+        return bool(np.isfinite(numbers.to_numpy(zero_copy_only=False)).all())
     return kind in ("integer", "boolean", "null")
 
 

@@ -17,7 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 import orjson
+import pyarrow as pa
 
 from skillshard import artefact, places, storage
 from skillshard.corpus import (
@@ -341,23 +343,39 @@ def tag_partition(
     later_rows = set(map(int, duplicates))
     check = early_check(ceiling, reader)
 
+    def add(skill: str, num_samples: int, num_bytes: int) -> None:
+        sizes = counts.setdefault(skill, [0, 0])
+        sizes[:] = sizes[0] + num_samples, sizes[1] + num_bytes
+
     def count(ids: Sequence[str], skills: Sequence[str], num_text_bytes: Iterable[int], numbers: Iterable[int]) -> None:
         num_bytes_of: defaultdict[str, int] = defaultdict(int)
         for skill, num_bytes in zip(skills, num_text_bytes, strict=True):
             num_bytes_of[skill] += num_bytes
         for skill, num_samples in Counter(skills).items():
-            sizes = counts.setdefault(skill, [0, 0])
-            sizes[:] = sizes[0] + num_samples, sizes[1] + num_bytes_of[skill]
+            add(skill, num_samples, num_bytes_of[skill])
         hashes_of_ids.extend(id_hashes(ids))
         id_rows.extend(numbers)
+
+    def count_columns(columns: SampleColumns, number: int) -> None:
+        skills = columns.values.dictionary_encode()
+        codes = skills.indices.to_numpy()
+        # The sums of bytes are exact in float64 below 2**53.
+        sums = (np.bincount(codes), np.bincount(codes, columns.num_text_bytes).astype(np.int64))
+        for skill, num_samples, num_bytes in zip(
+            skills.dictionary.to_pylist(), *map(np.ndarray.tolist, sums), strict=True
+        ):
+            add(skill, num_samples, num_bytes)
+        hashes_of_ids.extend(id_hashes(columns.ids))
+        id_rows.frombytes(np.arange(number, number + columns.num_rows, dtype=np.uint64).tobytes())
 
     def columns_of(
         number: int, rows: Sequence[Sample | Rejection] | SampleColumns, outcomes: Sequence[_Outcome]
     ) -> TagColumns:
         """Return the rows of the tags for neighbouring rows, of which the first has the number."""
         if isinstance(rows, SampleColumns):
-            count(rows.ids, rows.values, rows.num_text_bytes, range(number, number + rows.num_rows))
-            return TagColumns(rows.ids, rows.values, [1.0] * rows.num_rows, [None] * rows.num_rows)
+            count_columns(rows, number)
+            scores = pa.array(np.ones(rows.num_rows, np.float32))
+            return TagColumns(rows.ids, rows.values, scores, pa.nulls(rows.num_rows, pa.string()))
         if not later_rows and set(map(type, outcomes)) == {Tag}:  # the usual case, without a step for each row
             samples, tags = cast(Sequence[Sample], rows), cast(Sequence[Tag], outcomes)
             skills = [tag.skill for tag in tags]

@@ -62,7 +62,7 @@ def rows_of(reader: PartitionReader, field: str, *, as_columns: bool) -> tuple[l
     for rows in reader.blocks_or_columns(MetaField.of(field) if as_columns else None):
         if isinstance(rows, SampleColumns):
             num_in_columns += rows.num_rows
-            rows_read += zip(*rows, strict=True)
+            rows_read += zip(rows.ids.to_pylist(), rows.num_text_bytes.tolist(), rows.values.to_pylist(), strict=True)
             continue
         for row in rows:
             if isinstance(row, Rejection):

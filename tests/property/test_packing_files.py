@@ -248,7 +248,7 @@ def test_repeated_ids_are_found_with_any_ranges_and_merge_levels(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(repeated_ids, "IDS_PER_RANGE", ids_per_range)
         patch.setattr(stages, "plan_merges", lambda *numbers: plan_merges(*numbers, max_fan_in=max_fan_in))
-        patch.setattr(taggers.tag, "id_hashes", lambda ids: (int(sample_id) // 2 << 59 for sample_id in ids))
+        patch.setattr(taggers.tag, "id_hashes", lambda ids: (int(str(sample_id)) // 2 << 59 for sample_id in ids))
         tags = taggers.tag_corpus(
             Corpus.open(folder / "C"),
             taggers.metadata("skill"),
