@@ -8,7 +8,9 @@ about the same. The table gives the median of the ratios and their range. The re
 The start is no part of the CPU time. A peer measures itself after its imports. Ray Data measures all processes of its cluster, after a first job on 20
 rows. The commands of skillshard start a worker of their own, so their CPU time is the time of the command, less its median time on 20 rows.
 
-`--large-rows` adds a corpus of our own: the elapsed time of `shard` with one worker and with two, in turns.
+`--large-rows` adds a corpus of our own: the elapsed time of `shard` with one worker and with two, in turns. Two controls take turns with `shard`, and show
+the speed that the machine itself gains by a second process: the bare parser, and the USTAR writer by hand. A control reads the whole corpus in
+one process, or one half in each of two processes.
 
 Peers need environments of their own where their requirements do not fit. A peer that cannot be imported is left out with a sentence.
 """
@@ -25,6 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results" / "pipeline.json"
 TINY_ROWS = 20
 LARGE_ROUNDS = 2
+CONTROLS = ("parse", "USTAR by hand, synced")
 NUM_SKILLS = 20
 
 
@@ -91,6 +95,14 @@ def ustar(folder: Path) -> None:
         file.write(bytes(1024))
         file.close()
         np.save(out / f"{skill}.npy", np.array(indexes[skill]))
+
+
+def ustar_synced(folder: Path) -> None:
+    """Write as `ustar`, and wait until the bytes are on the disk, as `shard` does."""
+    ustar(folder)
+    for place in _out(folder).iterdir():
+        with place.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def shard_writer(folder: Path) -> None:
@@ -183,6 +195,7 @@ CONTENDERS = {
     "tag Parquet": Contender(tag_parquet),
     "shard": Contender(shard),
     "USTAR by hand": Contender(ustar, ("numpy", "orjson")),
+    "USTAR by hand, synced": Contender(ustar_synced, ("numpy", "orjson")),
     "ShardWriter": Contender(shard_writer, ("orjson", "webdataset")),
     "MDSWriter": Contender(mds, ("orjson", "streaming"), "mds"),
     "datatrove JsonlWriter": Contender(datatrove, ("orjson", "datatrove.pipeline.writers"), "datatrove"),
@@ -341,7 +354,7 @@ def measure(
         rounds.append({})
         result["load"].append(os.getloadavg()[0])
         for name, contender in CONTENDERS.items():
-            if name in left_out:
+            if name in left_out or name == CONTROLS[-1]:
                 continue
             python = pythons.get(contender.environment, sys.executable)
             start = run(name, folder / "tiny", python) if contender.imports is None else {}
@@ -362,15 +375,33 @@ def measure(
 def large(folder: Path, num_rows: int) -> Iterator[dict[str, Any]]:
     """Measure `shard` with one worker and with two on a large corpus, in turns. Yield the result after each round."""
     write_corpus(folder, num_rows)
-    num_bytes = sum(file.stat().st_size for file in (folder / "jsonl").iterdir())
+    files = sorted((folder / "jsonl").iterdir())
+    num_bytes = sum(file.stat().st_size for file in files)
+    halves = [folder / f"half-{number}" for number in range(2)]
+    for number, file in enumerate(files):
+        half = halves[2 * number // len(files)] / "jsonl"
+        half.mkdir(parents=True, exist_ok=True)
+        os.link(file, half / file.name)
     rounds: list[dict[str, Any]] = []
     for _ in range(LARGE_ROUNDS):
         rounds.append({"load": os.getloadavg()[0]})
         for num_workers in (1, 2):
             rounds[-1][f"{num_workers} workers"] = run("shard", folder, sys.executable, num_workers)
+        for control in CONTROLS:
+            rounds[-1][control] = {"1 workers": at_once(control, [folder]), "2 workers": at_once(control, halves)}
         sys.stderr.write(f"large: {rounds[-1]}\n")
         yield {"rows": num_rows, "jsonl_bytes": num_bytes, "rounds": rounds}
     shutil.rmtree(folder)
+
+
+def at_once(name: str, folders: list[Path]) -> dict[str, float]:
+    """Run a contender on several corpora at the same time, and return the CPU seconds of all processes and the elapsed seconds until the last one ends."""
+    with ThreadPoolExecutor(len(folders)) as threads:
+        results = list(threads.map(lambda folder: run(name, folder, sys.executable), folders))
+    times = [result for result in results if not isinstance(result, str)]
+    if len(times) < len(results):
+        raise RuntimeError(f"{name} failed: {results}")
+    return {"cpu_s": sum(each["cpu_s"] for each in times), "elapsed_s": max(each["elapsed_s"] for each in times)}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -397,11 +428,11 @@ def table(result: dict[str, Any]) -> str:
                 f"| {over} / {under} | {aim} | {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |\n"
             )
     if "large" in result:
-        speedups = [
-            times["1 workers"]["elapsed_s"] / times["2 workers"]["elapsed_s"] for times in result["large"]["rounds"]
-        ]
-        out.write(f"| shard, 1 worker / 2 workers, elapsed | at least 1.7 | {statistics.median(speedups):.2f} | ")
-        out.write(f"{min(speedups):.2f} to {max(speedups):.2f} |\n")
+        for name, aim in (("shard", "at least 1.7"), *((control, "control") for control in CONTROLS)):
+            turns = [times if name == "shard" else times[name] for times in result["large"]["rounds"]]
+            ratios = [times["1 workers"]["elapsed_s"] / times["2 workers"]["elapsed_s"] for times in turns]
+            out.write(f"| {name}, 1 worker / 2 workers, elapsed | {aim} | ")
+            out.write(f"{statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |\n")
     for name, seconds in starts.items():
         out.write(f"\n{name}: start {statistics.median(seconds):.2f} s.\n")
     for name, why in result["left_out"].items():
