@@ -189,9 +189,9 @@ def test_a_mutated_block_is_refused_or_says_what_the_lines_say() -> None:
             continue
         num_read += 1
         records = [orjson.loads(line) for line in bytes(data).removesuffix(b"\n").split(b"\n")]
-        assert columns.ids == [str(record["id"]) for record in records]
-        assert columns.values == [str(record["skill"]) for record in records]
-        assert columns.num_text_bytes == [len(record["text"].encode()) for record in records]
+        assert columns.ids.to_pylist() == [str(record["id"]) for record in records]
+        assert columns.values.to_pylist() == [str(record["skill"]) for record in records]
+        assert columns.num_text_bytes.tolist() == [len(record["text"].encode()) for record in records]
         assert all(
             bytes(data).count(b'"%b"' % key.encode()) == len(records) for key in ("id", "text", "skill", "n", "b")
         )
