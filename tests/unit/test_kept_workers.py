@@ -82,7 +82,7 @@ def test_a_worker_with_a_model_ends_with_its_stage(tmp_path: Path) -> None:
 
 def test_workers_end_with_a_call_that_fails(tmp_path: Path) -> None:
     processes: set[int] = set()
-    with pytest.raises(TagsError, match=r"^a wrong sample stays wrong\.$"), shown(None, progress=False):
+    with pytest.raises(TagsError, match=r"^a wrong sample stays wrong\."), shown(None, progress=False):
         processes = processes_of_stage(tmp_path / "1")
         run(fail, keyed([{}, {}]), backend=Backend(workers=NUM_WORKERS), records=str(tmp_path / "2"))
     assert len(processes) == NUM_WORKERS and all(map(ends, processes))
