@@ -21,7 +21,9 @@ META = "meta"
 
 
 class SampleColumns(NamedTuple):
-    """Neighbouring samples as columns of equal length.
+    """Neighbouring samples as columns of equal length: lists of a block of lines, or arrays of a batch of a table.
+
+    A block has a few hundred long lines, and arrays take longer to make than such lists. A table has the arrays already.
 
     Attributes:
         ids: Id of each sample, never empty.
@@ -29,9 +31,9 @@ class SampleColumns(NamedTuple):
         values: Value of one field of the metadata as the name of a category, never empty.
     """
 
-    ids: pa.StringArray
-    num_text_bytes: Int[np.ndarray, " sample"]
-    values: pa.StringArray
+    ids: list[str] | pa.StringArray
+    num_text_bytes: list[int] | Int[np.ndarray, " sample"]
+    values: list[str] | pa.StringArray
 
     @property
     def num_rows(self) -> int:

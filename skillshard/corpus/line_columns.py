@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
 from skillshard.corpus.columns import META, MetaField, SampleColumns
 from skillshard.corpus.quick_lines import parsed_objects, strings
@@ -240,8 +239,7 @@ class _Form:
         if ids is None or values is None or not all(texts) or any(map(str.isspace, (*texts, *values))):
             return None
         is_ascii = all(map(str.isascii, texts))
-        sizes = np.fromiter(map(len, texts if is_ascii else map(str.encode, texts)), np.int64, len(texts))
-        return SampleColumns(pa.array(ids, pa.string()), sizes, pa.array(values, pa.string()))
+        return SampleColumns(ids, list(map(len, texts if is_ascii else map(str.encode, texts))), values)
 
 
 def _are_lines(data: bytes, newlines: np.ndarray, num_values: int) -> bool:

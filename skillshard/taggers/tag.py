@@ -356,24 +356,25 @@ def tag_partition(
         hashes_of_ids.extend(id_hashes(ids))
         id_rows.extend(numbers)
 
-    def count_columns(columns: SampleColumns, number: int) -> None:
-        skills = columns.values.dictionary_encode()
-        codes = skills.indices.to_numpy()
+    def count_arrays(ids: pa.StringArray, skills: pa.StringArray, num_text_bytes: np.ndarray, first_row: int) -> None:
+        encoded = skills.dictionary_encode()
+        codes = encoded.indices.to_numpy()
         # The sums of bytes are exact in float64 below 2**53.
-        sums = (np.bincount(codes), np.bincount(codes, columns.num_text_bytes).astype(np.int64))
-        for skill, num_samples, num_bytes in zip(
-            skills.dictionary.to_pylist(), *map(np.ndarray.tolist, sums), strict=True
-        ):
-            add(skill, num_samples, num_bytes)
-        hashes_of_ids.extend(id_hashes(columns.ids))
-        id_rows.frombytes(np.arange(number, number + columns.num_rows, dtype=np.uint64).tobytes())
+        sums = (np.bincount(codes), np.bincount(codes, num_text_bytes).astype(np.int64))
+        for skill, *sizes in zip(encoded.dictionary.to_pylist(), *(column.tolist() for column in sums), strict=True):
+            add(skill, *sizes)
+        hashes_of_ids.extend(id_hashes(ids))
+        id_rows.frombytes(np.arange(first_row, first_row + len(ids), dtype=np.uint64).tobytes())
 
     def columns_of(
         number: int, rows: Sequence[Sample | Rejection] | SampleColumns, outcomes: Sequence[_Outcome]
     ) -> TagColumns:
         """Return the rows of the tags for neighbouring rows, of which the first has the number."""
         if isinstance(rows, SampleColumns):
-            count_columns(rows, number)
+            if isinstance(rows.values, list):
+                count(rows.ids, rows.values, rows.num_text_bytes, range(number, number + rows.num_rows))
+                return TagColumns(rows.ids, rows.values, [1.0] * rows.num_rows, [None] * rows.num_rows)
+            count_arrays(rows.ids, rows.values, np.asarray(rows.num_text_bytes), number)
             scores = pa.array(np.ones(rows.num_rows, np.float32))
             return TagColumns(rows.ids, rows.values, scores, pa.nulls(rows.num_rows, pa.string()))
         if not later_rows and set(map(type, outcomes)) == {Tag}:  # the usual case, without a step for each row

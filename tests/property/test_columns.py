@@ -62,7 +62,7 @@ def rows_of(reader: PartitionReader, field: str, *, as_columns: bool) -> tuple[l
     for rows in reader.blocks_or_columns(MetaField.of(field) if as_columns else None):
         if isinstance(rows, SampleColumns):
             num_in_columns += rows.num_rows
-            rows_read += zip(rows.ids.to_pylist(), rows.num_text_bytes.tolist(), rows.values.to_pylist(), strict=True)
+            rows_read += zip(*(column if isinstance(column, list) else column.tolist() for column in rows), strict=True)
             continue
         for row in rows:
             if isinstance(row, Rejection):
@@ -189,9 +189,9 @@ def test_a_mutated_block_is_refused_or_says_what_the_lines_say() -> None:
             continue
         num_read += 1
         records = [orjson.loads(line) for line in bytes(data).removesuffix(b"\n").split(b"\n")]
-        assert columns.ids.to_pylist() == [str(record["id"]) for record in records]
-        assert columns.values.to_pylist() == [str(record["skill"]) for record in records]
-        assert columns.num_text_bytes.tolist() == [len(record["text"].encode()) for record in records]
+        assert columns.ids == [str(record["id"]) for record in records]
+        assert columns.values == [str(record["skill"]) for record in records]
+        assert columns.num_text_bytes == [len(record["text"].encode()) for record in records]
         assert all(
             bytes(data).count(b'"%b"' % key.encode()) == len(records) for key in ("id", "text", "skill", "n", "b")
         )
