@@ -37,16 +37,10 @@ def read_columns(
     ids, texts, values = (decoded(batch.column(name)) for name in (str(id_field), text_field, wanted.key))
     if max(ids.nbytes, values.nbytes) > _MOST_BYTES:
         return None
-    offsets, content = bytes_and_offsets(texts)
-    sizes = np.diff(offsets)
-    if not sizes.all() or _may_be_blank(texts, offsets, content):
-        return None
-    if not all(np.diff(bytes_and_offsets(column)[0]).all() for column in (ids, values)):
+    sizes = np.diff(bytes_and_offsets(texts)[0])
+    if not np.diff(bytes_and_offsets(ids)[0]).all() or any(map(_may_be_blank, (texts, values))):
         return None
     return SampleColumns(ids.cast(pa.string()), sizes.astype(np.int64), values.cast(pa.string()))
-    ids, values = columns[str(id_field)].to_pylist(), columns[wanted.key].to_pylist()
-    are_names = all(ids) and all(values) and not any(map(str.isspace, values))
-    return SampleColumns(ids, sizes.tolist(), values) if are_names else None
 
 
 def most_bytes(batch: pa.RecordBatch) -> int:
@@ -94,8 +88,11 @@ def _has_plain_form(column: pa.Array) -> bool:
     return kind in ("integer", "boolean", "null")
 
 
-def _may_be_blank(texts: pa.Array, offsets: np.ndarray, content: np.ndarray) -> bool:
-    """Return whether a text is only white space. The first character of most texts answers the question."""
+def _may_be_blank(texts: pa.Array) -> bool:
+    """Return whether a text is empty or only white space. The first character of most texts answers the question."""
+    offsets, content = bytes_and_offsets(texts)
+    if not np.diff(offsets).all():
+        return True
     first = content[offsets[:-1]]
     doubtful = np.flatnonzero((first <= _SPACE) | (first >= _DELETE))
     return any(texts[row].as_py().isspace() for row in doubtful.tolist())
