@@ -300,7 +300,7 @@ class Files:
         typer.Option(
             "--rows",
             metavar="PATH",
-            help="Path of the array of rows in JSON documents, such as Instances. The other fields become fields of each row.",
+            help="Path of the array of rows in JSON documents, such as Instances, or '*' for the values of an object. The other fields become fields of each row.",
             show_default="lines, an array or objects",
             rich_help_panel=FILES,
         ),
@@ -348,6 +348,17 @@ class Files:
         typer.Option("--encoding", metavar="NAME", help="Encoding of CSV, TSV and text files.", rich_help_panel=FILES),
     ] = "utf-8"
 
+    bare_files: Annotated[
+        str | None,
+        typer.Option(
+            "--bare-files",
+            metavar="jsonl|csv|tsv|text",
+            help="Format of files without a suffix, such as wiki_00 and RC_2019-01.zst.",
+            show_default="left out",
+            rich_help_panel=FILES,
+        ),
+    ] = None
+
     def layout(self) -> "FileLayout":
         """Return the layout of the files."""
         from skillshard.corpus import FileLayout
@@ -359,6 +370,7 @@ class Files:
             delimiter={"\\t": "\t"}.get(self.delimiter or "", self.delimiter),
             quote=self.quote,
             encoding=self.encoding,
+            bare_files=self.bare_files,  # type: ignore[arg-type]  # checked by the class
         )
 
 

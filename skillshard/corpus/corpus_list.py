@@ -24,7 +24,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import places, storage
-from skillshard.corpus.formats import FileLayout, TextFiles
+from skillshard.corpus.formats import BareFormat, FileLayout, TextFiles
 from skillshard.corpus.hub import is_hub_address
 from skillshard.corpus.mapping import FieldMapping, in_keys
 from skillshard.errors import CorpusError, did_you_mean, name_some
@@ -68,6 +68,7 @@ class NamedCorpus(BaseModel):
     delimiter: str | None = Field(None, description="character between the fields of CSV files")
     quote: str = Field('"', description="character around fields of CSV and TSV files that hold delimiters")
     encoding: str = Field("utf-8", description="encoding of CSV, TSV and text files")
+    bare_files: BareFormat | None = Field(None, description="format of files without a suffix")
 
 
 class CorpusList(BaseModel):
@@ -207,6 +208,7 @@ def _opened(text: YamlText, prefix: str, corpus: NamedCorpus, folder: str) -> Op
             delimiter=corpus.delimiter,
             quote=corpus.quote,
             encoding=corpus.encoding,
+            bare_files=corpus.bare_files,
         )
     except CorpusError as error:
         raise CorpusError(f"{where}: {in_keys(str(error))}") from error

@@ -5,6 +5,7 @@
 | `[{...}, {...}]` | the elements |
 | `{...} {...}`, each over several lines | the objects |
 | `{"Source": ..., "Instances": [{...}, {...}]}`, with `rows="Instances"` | the elements, with the other fields of the object as fields of each row |
+| `{"21645374": {...}, "21645375": {...}}`, with `rows="*"` | the objects, each with its name as the field "key" |
 | `{"data": [{"title": ..., "qas": [{...}]}]}`, with `rows="data.qas"` | the elements of all inner arrays, with the other fields of the objects around them |
 
 The standard library finds the end of each value in a window of the file. Then the bytes of a row go through the same parser and the
@@ -45,6 +46,8 @@ from skillshard.errors import name_some
 
 FIELDS_PREFIX = "fields:"
 """Beginning of the digests that go over the values of the fields beside the rows. Other digests have hexadecimal digits alone."""
+EACH, KEY = "*", "key"
+"""Step of the path of the rows that stands for each field of an object, and the field of the rows with the name of this field."""
 _BLOCK_BYTES = 1 << 20
 _SPACE = " \t\r\n"
 # A fault this close to the end of the window may only show that the window ends. The longest token is a pair of escapes \uXXXX\uXXXX.
@@ -222,16 +225,19 @@ def _in_object(window: "_Window", path: str, beside: dict[str, Any]) -> Iterator
         raise _NoRows(f"expected an object with the rows at {path!r}, got {window.kind()}")
     window.expect("{")
     first, _, rest = path.partition(".")
-    names: list[str] = []
+    names: dict[str, None] = {}  # an object of rows may have a million names
     has_rows = False
     while window.next_character() != "}":
         name = str(_parsed(window, "in the name of a field"))
         if name in names:
             raise _Cut(f"the key {name!r} stands twice in one object")
-        names.append(name)
+        names[name] = None
         window.expect(":")
         kind = window.next_character()
-        if name == path:
+        if first == EACH and kind in "{[":
+            has_rows = True
+            yield from _in_each(window, name, rest)
+        elif name == path:
             if kind != "[":
                 raise _NoRows(f"expected an array with the rows at {path!r}, got {window.kind()}")
             has_rows = True
@@ -253,7 +259,25 @@ def _in_object(window: "_Window", path: str, beside: dict[str, Any]) -> Iterator
     else:
         window.expect("}")
     if not has_rows:
-        raise _no_field(path, names)
+        raise _no_field(path, list(names))
+
+
+def _in_each(window: "_Window", name: str, path: str) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Yield the rows of a field of an object that holds rows under each name: the value, its elements, or the rows inside at a path."""
+    fields = {KEY: name}
+    if window.next_character() == "[":
+        for number, element in enumerate(_elements(window)):
+            if not path:
+                yield fields, element
+            else:
+                value = _parsed_bytes(element, "in an object around the rows")
+                for inner, data in _in_element(value, path, f"{name}.{number}"):
+                    yield {**fields, **inner}, data
+    elif not path:
+        yield fields, window.value()
+    else:
+        for inner, data in _in_element(_parsed(window, "in an object around the rows"), path, name):
+            yield {**fields, **inner}, data
 
 
 def _in_element(value: Any, path: str, place: str) -> Iterator[tuple[dict[str, Any], bytes]]:

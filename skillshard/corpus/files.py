@@ -342,13 +342,13 @@ def _named_file(place: str, layout: FileLayout) -> CorpusFile:
     refuse_undecodable(place)
     stat = storage.stat(place)
     name = places.relative(without_query(place), places.parent(without_query(place)))
-    form = format_of(name) or (None if layout.text_files == "named" else "text")
+    form = format_of(name) or layout.bare_files or (None if layout.text_files == "named" else "text")
     if form is None:
         raise CorpusError(
             f"{shown_place(place)}: unknown suffix. The known suffixes of data are {known_suffixes()}. Rename or convert the file. To read "
-            "the file as text, give `text_files='whole'` or `text_files='lines'`."
+            "the file as text, give `text_files='whole'` or `text_files='lines'`. To read the file as lines of JSON, give `bare_files='jsonl'`."
         )
-    return CorpusFile(place, name, form, stat.num_bytes, stat.mtime_ns, compression_of(name), layout)
+    return CorpusFile(place, name, form, stat.num_bytes, stat.mtime_ns, compression_of(name, layout.bare_files), layout)
 
 
 def _not_empty(files: list[CorpusFile], left_out: Counter[str], place: str) -> tuple[list[CorpusFile], Counter[str]]:
@@ -356,7 +356,7 @@ def _not_empty(files: list[CorpusFile], left_out: Counter[str], place: str) -> t
         return files, left_out
     others = f". Left out: {describe_left_out(left_out)}" if left_out else ""
     without_suffix = (
-        " A file without a suffix is read only if the file itself is named, as the shell does for a glob without quotes."
+        " Files without a suffix are read with their format, such as `bare_files='jsonl'` or `bare_files='text'`."
         if WITHOUT_SUFFIX in left_out
         else ""
     )

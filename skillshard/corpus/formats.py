@@ -61,6 +61,8 @@ _PLAIN_SUFFIX = re.compile(r"(\.[a-z0-9_~-]{1,12}){1,2}")
 
 TextFiles = Literal["named", "whole", "lines"]
 """Choice of the text files that are read, and of their samples."""
+BareFormat = Literal["jsonl", "csv", "tsv", "text"]
+"""Format of files without a suffix."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,16 @@ class FileLayout:
 
     Args:
         rows: Dotted path of the array of rows in JSON documents, such as "Instances". The other fields of the object become fields of
-            each row. The path may lead through arrays of objects: "data.paragraphs.qas" joins the rows of all paragraphs. None stands for lines of JSON, an array, or objects one after the other.
+            each row. The path may lead through arrays of objects: "data.paragraphs.qas" joins the rows of all paragraphs. The step "*" stands for each field of an object: "*" reads
+            each value of the object as a row, with its name as the field "key". None stands for lines of JSON, an array, or objects one after the other.
         text_files: "named" reads a file of text or code only if its name or its suffix is given, and the file is a sample. "whole" also
             reads the text files of directories. With "lines", each line of these files is a sample.
         header: Names of the columns of CSV and TSV files without a header line.
         delimiter: Character between the fields of a CSV file. None stands for a comma in .csv and a tab in .tsv.
         quote: Character around fields of CSV and TSV that hold delimiters. "" stands for files without quoting.
         encoding: Encoding of CSV, TSV and text files, as Python names it. JSON is always UTF-8.
+        bare_files: Format of files without a suffix, such as wiki_00 and RC_2019-01.zst, and of a named file with an unknown suffix. None:
+            such files are left out.
 
     Raises:
         CorpusError: A value is impossible.
@@ -92,12 +97,15 @@ class FileLayout:
     delimiter: str | None = None
     quote: str = '"'
     encoding: str = "utf-8"
+    bare_files: BareFormat | None = None
 
     def __post_init__(self) -> None:
         if self.rows is not None and not all(self.rows.split(".")):
             raise CorpusError(f"`rows` must be a dotted path such as Instances or data.rows, got {self.rows!r}.")
         if self.text_files not in ("named", "whole", "lines"):
             raise CorpusError(f"`text_files` must be 'named', 'whole' or 'lines', got {self.text_files!r}.")
+        if self.bare_files not in (None, "jsonl", "csv", "tsv", "text"):
+            raise CorpusError(f"`bare_files` must be 'jsonl', 'csv', 'tsv' or 'text', got {self.bare_files!r}.")
         if self.header is not None and (not all(self.header) or len(set(self.header)) < len(self.header)):
             raise CorpusError(f"`header` must be different names of columns, got {', '.join(map(repr, self.header))}.")
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in "\r\n"):
@@ -177,25 +185,31 @@ class CorpusFile:
     layout: FileLayout = DEFAULT_LAYOUT
 
 
-def format_of(name: str) -> Format | None:
+def format_of(name: str, bare: BareFormat | None = None) -> Format | None:
     """Return the format by the name of a file, or None.
 
+    Args:
+        name: Name.
+        bare: Format of a file without a suffix.
+
+    >>> format_of("AA/wiki_00", "jsonl"), format_of("RC_2019.zst", "jsonl"), format_of("eng.train", "jsonl")
+    ('jsonl', 'jsonl', None)
     >>> [format_of(name) for name in ("a/b.v1.jsonl.gz", "CORPUS.md", "X.PARQUET", "a.parquet.gz", "model.pt")]
     ['jsonl', 'text', 'parquet', None, None]
     """
     base = name.rsplit("/", 1)[-1].lower()
     stem = _without_compression(base)
-    form = SUFFIXES.get(_last_suffix(stem))
+    form = SUFFIXES.get(_last_suffix(stem)) if "." in stem else bare
     return form if stem == base or form in TEXT_FORMATS else None
 
 
-def compression_of(name: str) -> Compression | None:
+def compression_of(name: str, bare: BareFormat | None = None) -> Compression | None:
     """Return the compression of a text format by the name of a file, or None.
 
     >>> compression_of("a.jsonl.xz"), compression_of("a.jsonl"), compression_of("a.tar.gz")
     ('xz', None, None)
     """
-    return COMPRESSIONS.get(_last_suffix(name.lower())) if format_of(name) in TEXT_FORMATS else None
+    return COMPRESSIONS.get(_last_suffix(name.lower())) if format_of(name, bare) in TEXT_FORMATS else None
 
 
 def base_suffix(name: str) -> str:

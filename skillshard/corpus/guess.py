@@ -68,6 +68,7 @@ _ANSWER_NAMES = (
     "output",
     "answer",
     "answers",
+    "long_answer",
     "response",
     "completion",
     "target",
@@ -307,15 +308,22 @@ def path_of_rows(values: Mapping[str, Any]) -> str | None:
     The longest array is chosen. If the objects of the array have no id, and every object has an array of objects of the same name, that array
     is a part of the path too.
 
+    An object that holds objects with the same fields under each name, such as ids, has the path "*".
+
+    >>> path_of_rows({"id1": {"question": "1+1?", "answer": "2"}, "id2": {"question": "2+2?", "answer": "4"}})
+    '*'
     >>> path_of_rows({"Examples": [{"a": 1}], "Instances": [{"a": 1}, {"a": 2}], "Domains": ["web"]})
     'Instances'
     >>> path_of_rows({"data": [{"title": "Ada", "paragraphs": [{"context": "Ada wrote.", "qas": [{"id": 1, "answers": [{"text": "Ada"}]}]}]}]})
     'data.paragraphs.qas'
     """
     longest = _longest_array(values)
-    if longest is None:
+    if longest is not None:
+        path, elements = longest, values[longest]
+    elif _are_alike(list(values.values())):
+        path, elements = "*", list(values.values())
+    else:
         return None
-    path, elements = longest, values[longest]
     # A name with a dot would be read as two names.
     while not any(map(_is_id_name, set().union(*elements))):
         names = {_longest_array(element) for element in elements}
@@ -324,6 +332,13 @@ def path_of_rows(values: Mapping[str, Any]) -> str | None:
             break
         path, elements = f"{path}.{name}", [inner for element in elements for inner in element[name]]
     return path
+
+
+def _are_alike(values: Sequence[Any]) -> bool:
+    """Return whether values are objects with the same fields. Fields of numbers are rather the rows of a column, as pandas writes them."""
+    if len(values) < 2 or not all(type(value) is dict and value for value in values):
+        return False
+    return len(set(map(frozenset, values))) == 1 and not all(map(str.isdigit, values[0]))
 
 
 def _longest_array(values: Mapping[str, Any]) -> str | None:

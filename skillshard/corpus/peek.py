@@ -18,7 +18,7 @@ from skillshard.corpus.bad_rows import DEFAULT_SHARE, proposed_share
 from skillshard.corpus.contents import is_utf16, open_text
 from skillshard.corpus.corpus_list import is_corpus_file
 from skillshard.corpus.files import Corpus
-from skillshard.corpus.formats import DEFAULT_LAYOUT, CorpusFile, FileLayout, base_suffix, suffix_of
+from skillshard.corpus.formats import DEFAULT_LAYOUT, CorpusFile, FileLayout, base_suffix, format_of, suffix_of
 from skillshard.corpus.guess import (
     WESTERN,
     Guess,
@@ -187,10 +187,27 @@ def _opened(listed: Sequence[str], layout: FileLayout) -> tuple[Corpus, FileLayo
             raise
         as_texts = replace(layout, text_files="whole")
         try:
-            return Corpus.open(listed, layout=as_texts), as_texts
+            corpus = Corpus.open(listed, layout=as_texts)
+            if any(format_of(file.name) for file in corpus.files):
+                return corpus, as_texts
         except CorpusError:
             pass  # the first error names the cause without the change of the layout
+        if (opened := _opened_bare(listed, layout)) is not None:
+            return opened
         raise
+
+
+def _opened_bare(listed: Sequence[str], layout: FileLayout) -> tuple[Corpus, FileLayout] | None:
+    """Open files without a suffix as lines of JSON or as texts, by the beginning of the first file. None: no such files exist."""
+    as_texts = replace(layout, text_files="whole", bare_files="text")
+    try:
+        corpus = Corpus.open(listed, layout=as_texts)
+        if not _head(corpus.files[0]).lstrip().startswith(b"{"):
+            return corpus, as_texts
+        as_rows = replace(layout, bare_files="jsonl")
+        return Corpus.open(listed, layout=as_rows), as_rows
+    except CorpusError:
+        return None
 
 
 def chosen_files(files: Sequence[CorpusFile]) -> list[CorpusFile]:

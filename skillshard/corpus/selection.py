@@ -78,10 +78,11 @@ def select(
     for entry in visible:
         label = _artefact_of(entry.name, artefacts) or _bookkeeping(entry.name) or _unlisted(entry, listed)
         label = label or _cached(entry.name, described)
-        form = format_of(entry.name)
-        if label is None and form is not None and (form != "text" or with_text):
+        by_suffix = format_of(entry.name)
+        form = by_suffix or format_of(entry.name, layout.bare_files)
+        if label is None and form is not None and (by_suffix != "text" or with_text):
             _refuse_unreadable(entry)
-            compression = compression_of(entry.name)
+            compression = compression_of(entry.name, layout.bare_files)
             files.append(
                 CorpusFile(entry.place, entry.name, form, entry.num_bytes, entry.mtime_ns, compression, layout)
             )

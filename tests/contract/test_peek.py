@@ -2,6 +2,7 @@
 
 import io
 import json
+import lzma
 import shlex
 import subprocess
 import tarfile
@@ -104,6 +105,29 @@ def write_open_quotes(folder: Path) -> None:
     (folder / "0.tsv").write_text(f"text\ttopic\n{table}")
 
 
+def write_without_suffix(folder: Path) -> None:
+    for name in ("law", "garden"):
+        (folder / name).mkdir()
+        (folder / name / "wiki_00").write_bytes(lines([{"id": f"{name}-{number}", "text": "x"} for number in range(5)]))
+
+
+def write_compressed_without_suffix(folder: Path) -> None:
+    rows = [{"id": number, "body": "x", "subreddit": ("law", "garden")[number % 2]} for number in range(10)]
+    (folder / "RC_2019-01.xz").write_bytes(lzma.compress(lines(rows)))
+
+
+def write_messages_without_suffix(folder: Path) -> None:
+    for name in ("law", "garden"):
+        (folder / name).mkdir()
+        for number in range(5):
+            (folder / name / f"4996{number}").write_text(f"A text about {name}.")
+
+
+def write_rows_by_id(folder: Path) -> None:
+    rows = {str(number): {"QUESTION": "x?", "field": ("law", "garden")[number % 2]} for number in range(8)}
+    (folder / "ori.json").write_text(json.dumps(rows))
+
+
 def write_turns(folder: Path) -> None:
     turns = [{"data": [f"Question {number}?", "Yes."], "topic": ("law", "garden")[number % 2]} for number in range(9)]
     (folder / "0.jsonl").write_bytes(lines(turns))
@@ -156,6 +180,10 @@ def write_some_binary(folder: Path) -> None:
         (write_western, "cp1252", NUM_ROWS),
         (write_open_quotes, "--quote", NUM_ROWS),
         (write_turns, "--messages", 9),
+        (write_without_suffix, "jsonl", 10),
+        (write_compressed_without_suffix, "jsonl", 10),
+        (write_messages_without_suffix, "--bare-files", 10),
+        (write_rows_by_id, "*", 8),
         (write_without_header, "column_1,column_2,column_3,column_4", 2 * NUM_ROWS),
         (write_nested_questions, "data.paragraphs.qas", 24),
         (write_some_binary, "content", 39),
@@ -172,6 +200,8 @@ def test_the_printed_command_reads_every_usable_row_of_files_that_need_an_option
     works(*words, "--workers", 1)
     manifest = Tags.open("tags").manifest
     assert {skill.name for skill in manifest.skills} == {"law", "garden"} and manifest.num_tagged == num_tagged
+    works("shard", "C", "--tags", "tags", "--out", "shards", "--workers", 1)
+    assert "all as the manifest says" in works("verify", "shards")
 
 
 def test_rows_that_cannot_be_read_are_never_set_aside_as_a_whole(tmp_path: Path) -> None:
@@ -199,7 +229,9 @@ def test_a_text_file_of_many_lines_may_be_read_by_lines(tmp_path: Path) -> None:
 
 
 def test_text_files_beside_few_rows_and_a_long_object_are_told(tmp_path: Path) -> None:
-    (tmp_path / "package.json").write_text(json.dumps({f"field{number}": {"text": "x"} for number in range(200)}))
+    (tmp_path / "package.json").write_text(
+        json.dumps({f"field{number}": {f"text{number}": "x"} for number in range(200)})
+    )
     for number in range(3):
         (tmp_path / f"{number}.py").write_text("x = 1")
     shown = works("peek", tmp_path)
@@ -207,10 +239,16 @@ def test_text_files_beside_few_rows_and_a_long_object_are_told(tmp_path: Path) -
     assert "and 140 other fields" in shown and "field60" not in shown
 
 
-def test_files_without_a_suffix_are_read_if_they_are_named(tmp_path: Path) -> None:
-    (tmp_path / "wiki_00").write_text("A text.")
-    assert "A file without a suffix is read only if the file itself is named" in fails("peek", tmp_path)
-    assert "text: text (the usual name)" in works("peek", tmp_path / "wiki_00")
+def test_an_unknown_suffix_is_refused_with_the_options_that_read_the_file(tmp_path: Path) -> None:
+    (tmp_path / "eng.train").write_text("A text.")
+    assert "no corpus files found" in fails("peek", tmp_path)
+    tag = ("tag", "metadata", tmp_path / "eng.train", "--out", tmp_path / "T", "--field", "a")
+    assert "To read the file as lines of JSON, give --bare-files jsonl" in fails(*tag)
+    assert "--bare-files text" in works("peek", tmp_path / "eng.train").splitlines()[-1]
+    (tmp_path / "wiki_00").write_text('{"text": "x"}')
+    assert "Files without a suffix are read with their format, such as --bare-files jsonl" in fails(
+        *tag[:2], tmp_path, *tag[3:]
+    )
 
 
 def test_all_bad_rows_are_named_with_file_and_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,3 +106,25 @@ def test_a_long_integer_beside_a_missing_text_is_no_traceback(tmp_path: Path) ->
     (partition,) = Corpus.open(tmp_path / "a.json").partitions()
     (bad,) = read_partition(partition)
     assert isinstance(bad, Rejection) and "the field 'rows' is an array of objects" in bad.detail
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_star_reads_the_values_of_an_object_as_rows_with_their_names(indent: int | None, tmp_path: Path) -> None:
+    by_id = {"7": {"id": "a", "question": "x"}, "8": {"id": "b", "question": "y", "key": "own"}}
+    rows = [sample for sample in read(by_id | {"version": 1}, "*", tmp_path, indent) if isinstance(sample, Sample)]
+    assert [(row.id, row.meta) for row in rows] == [
+        ("a", {"version": 1, "key": "7"}),
+        ("b", {"version": 1, "key": "own"}),
+    ]
+
+
+def test_a_star_stands_for_a_step_on_the_way_to_the_rows(tmp_path: Path) -> None:
+    passages = {"p": {"url": "u", "qa": [{"id": "1", "question": "x"}, {"id": "2", "question": "y"}]}}
+    for document, rows in (({"data": passages}, "data.*.qa"), (passages, "*.qa")):
+        got = read(document, rows, tmp_path)
+        assert [sample.meta for sample in got if isinstance(sample, Sample)] == 2 * [{"key": "p", "url": "u"}]
+    splits = {"train": [{"id": "1", "question": "x"}], "test": [{"id": "2", "question": "y"}]}
+    got = read(splits, "*", tmp_path)
+    assert [sample.meta for sample in got if isinstance(sample, Sample)] == [{"key": "train"}, {"key": "test"}]
+    (bad,) = read({"version": 1}, "*", tmp_path)
+    assert isinstance(bad, Rejection) and "no field '*' with the rows; the fields are version" in bad.detail

@@ -569,7 +569,8 @@ def test_a_glob_is_expanded_here(pattern: str, names: list[str], tree: Path) -> 
             ["model.bin"],
             (
                 f"{{tree}}/model.bin: unknown suffix. The known suffixes of data are {SUFFIXES}. Rename or convert the file. "
-                "To read the file as text, give `text_files='whole'` or `text_files='lines'`."
+                "To read the file as text, give `text_files='whole'` or `text_files='lines'`. "
+                "To read the file as lines of JSON, give `bare_files='jsonl'`."
             ),
         ),
         (
