@@ -14,6 +14,7 @@ import numpy as np
 from skillshard.errors import LedgerError, TokensError
 from skillshard.mixing.counts import drawn_at
 from skillshard.mixing.ledger import HANDOVER, RUN, Ledger, read_record
+from skillshard.mixing.noted_places import known_tokens
 from skillshard.mixing.order import interleave
 from skillshard.mixing.place_records import (
     AheadSkippedPart,
@@ -78,7 +79,8 @@ def hand_over(
         skip: Stretches of the run's draws that the new run skips, as for `skillshard.mixing.skipping.skipped_part`.
         records: Records of the generation that counts. None: the newest generation.
         saved: Place of the saved state that gave the draw. None: the draw was given as a number.
-        tokens: Tokens of the run, if its draws are blocks, or for a saved state inside a round that was packed by best-fit.
+        tokens: Tokens of the run, if its draws are blocks, or for a saved state inside a round that was packed by best-fit. None: the tokens at the
+            place that a run of blocks has noted.
 
     Raises:
         LedgerError: The ledger holds no run, a record is damaged, the run has not decided the draw or a skipped stretch, or a stretch begins
@@ -89,6 +91,7 @@ def hand_over(
     records = open_records(ledger) if records is None else records
     run = records.run
     newest = _last_round_begun(records, draw)
+    tokens = known_tokens(ledger, run) if tokens is None else tokens
     left = _left_by(records, draw, newest, skip, saved, tokens)
     observations, num_unread = _last_observations(records, draw, newest)
     state = None if run.continues is None else run.continues.policy_state

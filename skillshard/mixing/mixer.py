@@ -340,7 +340,7 @@ class Mixer:
                 epochs. The record of the new run lists the stretches.
             round_draws: As for `Mixer`. None: the value of the other run. The same holds for `seed`, `lag`, `repeat`, `unit` and `loss`.
             old_tokens: Tokens of the other run, if its draws are blocks (unit="blocks"), or for a state inside a round that was packed by best-fit.
-                None: `tokens`.
+                None: `tokens`, or for blocks of other tokens the tokens at the place that the other run has noted.
             block_tokens: As for `Mixer`, for unit="blocks". None: the value of the other run, and also its separator.
             separator: As for `Mixer`, for unit="blocks", together with `block_tokens`.
             step_draws: As for `Mixer`, and so are all further arguments.
@@ -373,7 +373,7 @@ class Mixer:
             restart=restart,
             skip=skip,
             saved=saved,
-            tokens=tokens if old_tokens is None else old_tokens,
+            tokens=_old_tokens(run, tokens, old_tokens),
         )
         if isinstance(shards, ShardSet):  # the constructor refuses anything else
             # A refusal must come before the ledger has the handover. A call with a mended `restart` would be refused otherwise.
@@ -985,3 +985,10 @@ def _check_stretch(first: object, num: object) -> None:
         raise PolicyError(
             f"{num!r} draws from draw {first!r} on were asked for: give whole numbers, and from 0 to {MOST_AT_ONCE:,} draws."
         )
+
+
+def _old_tokens(run: RunRecord, tokens: TokenSet | None, old_tokens: TokenSet | None) -> TokenSet | None:
+    """Return the tokens of the run that is continued, or None if only the noted place of the tokens may lead to them."""
+    if old_tokens is not None or tokens is None:
+        return old_tokens
+    return tokens if run.blocks is None or tokens.digest == run.blocks.tokens else None

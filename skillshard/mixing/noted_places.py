@@ -73,6 +73,25 @@ def noted_tokens(ledger: Ledger) -> TokenSet:
         ) from error
 
 
+def known_tokens(ledger: Ledger, run: RunRecord) -> TokenSet | None:
+    """Open the tokens of a run of blocks, if they still are at the place that the run has noted.
+
+    Args:
+        ledger: Ledger of the run.
+        run: Record of the run.
+
+    Returns:
+        The tokens. None: the draws are no blocks, or the tokens of the run are not at the noted place.
+    """
+    if run.blocks is None:
+        return None
+    try:
+        tokens = noted_tokens(ledger)
+    except LedgerError:  # the caller says which tokens to give
+        return None
+    return tokens if tokens.digest == run.blocks.tokens else None
+
+
 def _noted(ledger: Ledger, name: str) -> str | None:
     note = ledger.get(name)
     return None if note is None else str(json.loads(note)["place"])

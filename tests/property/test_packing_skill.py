@@ -141,6 +141,7 @@ def test_a_run_of_blocks_refuses_what_needs_samples(uneven: Counted, tmp_path: P
         with pytest.raises(PolicyError, match="the draws of this mixer are blocks of tokens"):
             read()
     stream.batch(0, 2)
+    (tmp_path / "a" / "beside" / "tokens.json").unlink()
     with pytest.raises(TokensError, match=r"the draws of the run are blocks of tokens .* Give `old_tokens`"):
         hand_over(DirectoryLedger(tmp_path / "a"), draw=2)
     with pytest.raises(LedgerError, match=r"are blocks of tokens \(unit 'blocks'\) and not samples"):

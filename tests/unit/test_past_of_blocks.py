@@ -191,10 +191,39 @@ def test_at_and_seen_say_what_a_cut_round_of_best_fit_cannot_tell(chained: Chain
         assert [(event["draw"], event["step"]) for event in first] == [(draw, None)] * (draw in given)
 
 
+def test_tokens_that_were_moved_must_be_given_to_continue_a_run_of_blocks(chained: Chained, tmp_path: Path) -> None:
+    run = tmp_path / "blocks"
+    shutil.copytree(chained.blocks, run)
+    noted = run / "beside" / "tokens.json"
+    known = works("continue", run, "--draw", 80, "--out", tmp_path / "known")
+    # Other tokens at the noted place, no tokens, and no note.
+    for place in (str(chained.counted.special.root), str(tmp_path / "nothing"), None):
+        noted.unlink() if place is None else noted.write_text(json.dumps({"place": place}))
+        command = ("continue", run, "--draw", 80, "--out", tmp_path / f"new-{place is None}")
+        assert "Give --old-tokens, the tokens of the run that is continued." in fails(*command)
+    assert works(*command, "--old-tokens", chained.counted.plain.root) == known.replace("/known", "/new-True")
+    handovers = [(tmp_path / name / "handover.json").read_bytes() for name in ("known", "new-True")]
+    assert handovers[0] == handovers[1]
+    assert "holds the tokens" in fails(*command[:-1], tmp_path / "other", "--old-tokens", chained.counted.special.root)
+
+
+def test_a_run_of_blocks_continues_with_other_tokens_without_a_word_about_the_old_tokens(
+    chained: Chained, tmp_path: Path
+) -> None:
+    mixer = Mixer.continue_from(
+        chained.blocks,
+        draw=80,
+        shards=chained.counted.shards,
+        policy=proportional(),
+        ledger=tmp_path / "new",
+        tokens=chained.counted.special,
+    )
+    assert mixer.blocks is not None and mixer.blocks.tokens == chained.counted.special.digest and mixer.draw == 80
+
+
 def test_a_skip_counts_blocks_and_its_samples_are_seen_as_skipped(chained: Chained, tmp_path: Path) -> None:
     command = ("continue", chained.blocks, "--draw", 80, "--skip", "85:6:the loss rose", "--out", tmp_path / "new")
-    assert "Give --old-tokens, the tokens of the run that is continued." in fails(*command)
-    shown = works(*command, "--old-tokens", chained.counted.plain.root)
+    shown = works(*command)
     assert "draws 85 to 90 of the run before are skipped, because the loss rose" in shown
     skipped = lines("at", chained.blocks, "--draw", 85, "--num", 6, "--json")
     seen = {
