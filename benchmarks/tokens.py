@@ -398,7 +398,7 @@ def table_of_packings(results: dict[int, dict[str, Any]]) -> str:
 
 
 def measure_writing(work: Path) -> dict[str, float]:
-    """Measure the tokens per CPU-second of a task of `write_tokens`, and of `encode_batch` on the same texts, in turn."""
+    """Measure the tokens per CPU-second of a task of `write_tokens`, without and with a mask of answers, and of `encode_batch`, in turn."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import skillshard as ss
     from skillshard.shards.tokens import _parts, tokenize_shard
@@ -406,7 +406,7 @@ def measure_writing(work: Path) -> dict[str, float]:
     part = next(_parts(ss.ShardSet.open(work / "shards")))
     opened, encoder = part.open_shard(0), tokenizer()
     texts = [opened.text(row) for row in range(len(part))]
-    rates: dict[str, list[float]] = {"encode_batch": [], "write_tokens": []}
+    rates: dict[str, list[float]] = {"encode_batch": [], "write_tokens": [], "write_tokens_with_mask": []}
     place = work / "one"
     place.mkdir(exist_ok=True)
     encoder.save(str(place / "tokenizer.json"))
@@ -417,6 +417,7 @@ def measure_writing(work: Path) -> dict[str, float]:
         "special_tokens": False,
         "ids": {"type": "uint16", "num_ids": NUM_WORDS + 1},
         "kind": {},
+        "chat": None,
         "out": str(place),
     }
     tokenize_shard(**arguments)
@@ -428,9 +429,10 @@ def measure_writing(work: Path) -> dict[str, float]:
             for row in encoder.encode_batch(texts[first : first + 256])
         )
         rates["encode_batch"].append(num / (time.process_time() - started))
-        started = time.process_time()
-        record = tokenize_shard(**arguments)
-        rates["write_tokens"].append(record["num_tokens"] / (time.process_time() - started))
+        for name, kind in {"write_tokens": {}, "write_tokens_with_mask": {"answer_after": " "}}.items():
+            started = time.process_time()
+            record = tokenize_shard(**{**arguments, "kind": kind})
+            rates[name].append(record["num_tokens"] / (time.process_time() - started))
     return {name: statistics.median(of_name) for name, of_name in rates.items()}
 
 
@@ -500,24 +502,26 @@ def _billion(work: Path, ledger: str) -> Any:
     return ss.PackedTokens(mixer, ss.TokenSet.open(place / "tokens"), block_tokens=1024, separator=SEPARATOR)
 
 
-def measure_resume(work: Path) -> dict[str, float]:
-    """Measure the first batch after a resume, in the beginning, the middle and the end of the first 10^9 tokens, and the memory."""
+def measure_resume(work: Path, num_tokens: int = 10**9) -> dict[str, float]:
+    """Measure the first batch after a resume, in the beginning, the middle and the end of the first tokens of 10^9, and the memory."""
     write_billion(work)
     ledger = tempfile.mkdtemp(dir=MEMORY, prefix=LEDGER_PREFIX)
     first = _billion(work, ledger)
-    last = 10**9 // 1024 - BATCH
+    last = num_tokens // 1024 - BATCH
     for number in range(last * 1024 // (ROUND_DRAWS * MEAN) + 8):
         first.mixer.round(number)
     times = {}
-    for name, block in {"beginning": 64, "middle": last // 2, "end": last}.items():
-        state = first.state_at(block).model_dump(by_alias=True)
-        packed = _billion(work, ledger)
-        packed.load_state_dict(state)
+    # From the end to the beginning: a resume leaves out the rounds behind its block.
+    states = {
+        name: first.state_at(block) for name, block in {"end": last, "middle": last // 2, "beginning": 64}.items()
+    }
+    for name, state in states.items():
+        packed, block = _billion(work, ledger), state.block
+        packed.load_state_dict(state.model_dump(by_alias=True))
         started, cpu = time.perf_counter(), time.process_time()
         packed.batch(block, BATCH)
         times[f"{name}_wall_ms"] = 1e3 * (time.perf_counter() - started)
         times[f"{name}_cpu_ms"] = 1e3 * (time.process_time() - cpu)
-        first = packed
     own_mb = []
     for block in range(0, last // 2, BATCH):
         packed.batch(block, BATCH)
@@ -618,7 +622,8 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     print(table(results))
     print(table_of_packings(packings))
-    print(f"write_tokens {writing['write_tokens'] / writing['encode_batch']:.2f} of encode_batch: {writing}")
+    shares = {name: round(rate / writing["encode_batch"], 2) for name, rate in writing.items()}
+    print(f"tokens per CPU-second in shares of encode_batch: {shares}")
     print(f"first batch after a resume at 10^9 tokens: {resumed}")
     if arguments.out:
         arguments.out.write_text(

@@ -5,6 +5,7 @@ Truncation and padding of the tokenizer are turned off, so every token counts. A
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -158,7 +159,10 @@ def encode_with_offsets(
         except Exception as error:  # the package raises nothing narrower
             raise TokensError(_untokenized(tokenizer, batch, start, name_of, str(error))) from error
         for encoding in encodings:
-            encoded.append((encoding.ids, np.array(encoding.offsets, np.int64).reshape(-1, 2)))
+            offsets = encoding.offsets
+            # Half the time of an array of a list of pairs.
+            flat = np.fromiter(chain.from_iterable(offsets), np.int64, 2 * len(offsets))
+            encoded.append((encoding.ids, flat.reshape(-1, 2)))
     return encoded
 
 
