@@ -65,6 +65,7 @@ class MixedData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         trainer = self._trainer()
         _refuse_endless(trainer)
+        _refuse_epochs(trainer)
         refuse_other_step(
             self.stream,
             batch_size=self.batch_size,
@@ -122,6 +123,20 @@ def _refuse_endless(trainer: Trainer) -> None:
     if not has_end and trainer.fit_loop.max_epochs != -1 and not _stops_in_time(trainer):
         raise PolicyError(
             f"the Trainer trains for {trainer.fit_loop.max_epochs} epochs, and an epoch of the endless stream never ends: give Trainer(max_steps=...)."
+        )
+
+
+def _refuse_epochs(trainer: Trainer) -> None:
+    """Raise PolicyError for a Trainer whose second epoch would begin the loader again. `overfit_batches` sets the same limit."""
+    limit, max_epochs = trainer.limit_train_batches, trainer.fit_loop.max_epochs
+    is_last_epoch = max_epochs not in (None, -1) and max_epochs - trainer.current_epoch <= 1
+    if not isinstance(limit, int) or limit < 1 or is_last_epoch:
+        return
+    steps = trainer.max_steps - trainer.global_step
+    if trainer.max_steps == -1 or steps * trainer.accumulate_grad_batches > limit:
+        raise PolicyError(
+            f"Trainer(limit_train_batches={limit}) ends an epoch after {limit:,} batches, and the next epoch would begin the loader again, so samples would be "
+            "repeated: give Trainer(max_steps=...) and leave limit_train_batches and overfit_batches out. For validation in between, give val_check_interval."
         )
 
 

@@ -186,6 +186,26 @@ def test_a_trainer_with_another_limit_than_steps_is_served(
     assert sorted(module.seen) == list(range(1, limits["limit_train_batches"] + 1))
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_epochs": 2, "limit_train_batches": 3},
+        {"max_epochs": -1, "max_steps": 8, "limit_train_batches": 3, "reload_dataloaders_every_n_epochs": 1},
+        {"max_epochs": -1, "max_steps": 8, "overfit_batches": 3},
+    ],
+)
+def test_a_trainer_whose_second_epoch_would_begin_the_loader_again_is_refused_before_it_trains(
+    shards: ShardSet, tmp_path: Path, limits: dict[str, Any]
+) -> None:
+    mixer = live_mixer(shards, tmp_path, step_draws=BATCH)
+    module = Module()
+    with pytest.raises(
+        PolicyError, match=r"^Trainer\(limit_train_batches=3\) ends an epoch after 3 batches.*val_check_interval"
+    ):
+        trainer_with(mixer, **limits).fit(module, datamodule=MixedData(mixer, batch_size=BATCH))
+    assert not module.seen and mixer.num_rounds == 0
+
+
 def test_packed_tokens_that_do_not_fit_are_refused_with_a_sentence(blocks: Source, tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=r"Lightning trains for max_steps.*skillshard\.torch\.PackedDataset"):
         MixedData(blocks.stream(tmp_path / "ends", step_items=STEP_DRAWS, repeat="stop"), batch_size=BATCH)
