@@ -10,7 +10,7 @@ Arrow and Feather (files and streams, also from Hugging Face's `save_to_disk`), 
             print(item.sentence() if isinstance(item, Rejection) else item.text)
 """
 
-from skillshard.corpus.columns import MetaField, SampleColumns, SampleLists
+from skillshard.corpus.columns import MetaField, SampleColumns, SampleJsons, SampleLists
 from skillshard.corpus.corpus_list import CorpusList, given_places, is_corpus_file
 from skillshard.corpus.files import Corpus
 from skillshard.corpus.formats import CorpusFile, FileLayout, Format, format_of
@@ -44,6 +44,7 @@ __all__ = [
     "Rejection",
     "Sample",
     "SampleColumns",
+    "SampleJsons",
     "SampleLists",
     "Stretch",
     "category_of",

@@ -2,7 +2,7 @@
 
 Most rows of a corpus are ordinary. `SampleColumns` serves commands that need the ids, one field and the sizes of the texts. The columns are
 read without a Python object for each row and field, which takes a third of the time. `SampleLists` serves commands that need the whole samples, and a
-`Sample` for each row would take as long as a quarter of the parsing.
+`Sample` for each row would take as long as a quarter of the parsing. `SampleJsons` serves commands that write the metadata as JSON again.
 """
 
 from collections.abc import Container
@@ -11,6 +11,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 import pyarrow as pa
 from jaxtyping import Int
 
@@ -59,6 +60,29 @@ class SampleLists(NamedTuple):
 
     def samples(self) -> list[Sample | Rejection]:
         return list(map(Sample, self.ids, self.texts, self.metas, repeat(self.file)))
+
+
+class SampleJsons(NamedTuple):
+    """Neighbouring samples of one file as lists of equal length, with the metadata as JSON.
+
+    Attributes:
+        ids, texts: Id and text of each sample, as in `Sample`.
+        id_jsons, meta_jsons: Id and metadata of each sample as JSON, as orjson writes them.
+        file: Name of the file in the corpus.
+    """
+
+    ids: list[str]
+    texts: list[str]
+    id_jsons: list[bytes]
+    meta_jsons: list[bytes]
+    file: str
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.ids)
+
+    def samples(self) -> list[Sample | Rejection]:
+        return list(map(Sample, self.ids, self.texts, map(orjson.loads, self.meta_jsons), repeat(self.file)))
 
 
 @dataclass(frozen=True)

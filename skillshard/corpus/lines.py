@@ -15,9 +15,10 @@ import orjson
 import xxhash
 
 from skillshard.canonical import explain
-from skillshard.corpus.columns import SampleColumns, SampleLists
+from skillshard.corpus.columns import SampleColumns, SampleJsons, SampleLists
 from skillshard.corpus.contents import BOM, cut_off, end_of, open_text
 from skillshard.corpus.line_columns import LineColumns
+from skillshard.corpus.line_jsons import LineJsons
 from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.quick_lines import quick_samples
 from skillshard.corpus.sample import (
@@ -151,7 +152,8 @@ def read_lines(
     hasher: xxhash.xxh3_128,
     passed_over: PassedOver,
     columns: LineColumns | None = None,
-) -> Iterator[list[Sample | Rejection] | SampleColumns | SampleLists]:
+    jsons: LineJsons | None = None,
+) -> Iterator[list[Sample | Rejection] | SampleColumns | SampleJsons | SampleLists]:
     """Yield the rows of a stretch of a JSONL file, block by block.
 
     Args:
@@ -160,7 +162,8 @@ def read_lines(
         max_sample_bytes: Largest size of a sample.
         hasher: Hash that is updated with the bytes of the lines.
         passed_over: Not used, because JSONL has no members or columns to leave out.
-        columns: Reader of ordinary blocks as columns. None: all rows are read as samples.
+        columns: Reader of ordinary blocks as columns. None: no block is read as columns.
+        jsons: Reader of ordinary blocks with the metadata as JSON. None: no block is read in this way.
     """
     source = open_text(stretch, expected="lines of JSON")
     if isinstance(source, Rejection):
@@ -181,15 +184,10 @@ def read_lines(
             continue
         # Rewritten JSON is at most four times as long as the line (1e15 grows most), so a short line needs no check.
         if fields.is_quick and len(block.data) <= unchecked_bytes:
-            of_block = None if columns is None else columns.read(block.data)
+            of_block = _quick(block.data, fields, columns, jsons)
             if of_block is not None:
                 yield of_block
                 counter.passed += of_block.num_rows
-                continue
-            quick = quick_samples(block.data, fields)
-            if quick is not None:
-                yield quick
-                counter.passed += quick.num_rows
                 continue
         rows: list[Sample | Rejection] = []
         lines = block.data.split(b"\n")
@@ -233,6 +231,18 @@ def read_lines(
         counter.passed += len(lines)
     if source.damage is not None:
         yield [cut_off(name, counter.line(0), source.damage, source.reason)]
+
+
+def _quick(
+    data: bytes, fields: RowFields, columns: LineColumns | None, jsons: LineJsons | None
+) -> SampleColumns | SampleJsons | SampleLists | None:
+    """Return the samples of a block of ordinary lines in the wanted form or as lists, or None if a line needs a closer look."""
+    of_block: SampleColumns | SampleJsons | None = None
+    if columns is not None:
+        of_block = columns.read(data)
+    elif jsons is not None:
+        of_block = jsons.read(data, fields.name)
+    return quick_samples(data, fields) if of_block is None else of_block
 
 
 def _parsed(lines: list[bytes]) -> list[Any]:

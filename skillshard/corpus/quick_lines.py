@@ -35,7 +35,7 @@ def quick_samples(data: bytes, fields: RowFields) -> SampleLists | None:
     if id_field is None:
         return None
     records = parsed_objects(data)
-    if records is None or _may_be_deep(data, records):
+    if records is None or may_be_deep(data, len(records)):
         return None
     # An integer of more than 64 bits is parsed in another way.
     if not _is_canonical(data, records) and (long_digit_runs(data) or may_repeat_keys(data, records)):
@@ -87,12 +87,17 @@ def parsed_objects(data: bytes) -> list[dict[str, Any]] | None:
     return records if are_lines and set(map(type, records)) == {dict} else None
 
 
-def _may_be_deep(data: bytes, records: list[dict[str, Any]]) -> bool:
-    """Return whether an object may be nested so deeply that orjson cannot write it again."""
+def may_be_deep(data: bytes, num_objects: int) -> bool:
+    """Return whether an object of some lines may be nested so deeply that orjson cannot write it again.
+
+    Args:
+        data: Lines.
+        num_objects: Number of objects, one on each line.
+    """
     characters = np.frombuffer(data, np.uint8)
     is_open = (characters | _BRACE_BIT) == _OPEN
     # Each line has at least one brace. So a line has at most the brackets of the block, less one for each other line.
-    if np.count_nonzero(is_open) - len(records) < MAX_DEPTH:
+    if np.count_nonzero(is_open) - num_objects < MAX_DEPTH:
         return False
     line_ends = np.flatnonzero(characters == _NEWLINE)
     num_brackets = np.diff(

@@ -10,11 +10,12 @@ import xxhash
 
 from skillshard import storage
 from skillshard.corpus import lines
-from skillshard.corpus.columns import MetaField, SampleColumns, SampleLists
+from skillshard.corpus.columns import MetaField, SampleColumns, SampleJsons, SampleLists
 from skillshard.corpus.delimited import lines_of_records, read_delimited
 from skillshard.corpus.documents import FIELDS_PREFIX, holds_documents, lines_of_rows, read_documents
 from skillshard.corpus.formats import Format
 from skillshard.corpus.line_columns import LineColumns
+from skillshard.corpus.line_jsons import LineJsons
 from skillshard.corpus.lines import read_lines
 from skillshard.corpus.mapping import CorpusReading, RowFields
 from skillshard.corpus.partitions import Partition
@@ -73,6 +74,8 @@ class PartitionReader:
         self._wanted: MetaField | None = None
         # The files of a partition share the readers of columns, because most files of a corpus have rows of one shape.
         self._line_columns: dict[tuple[str, str], LineColumns] = {}
+        self._line_jsons: dict[tuple[str, str], LineJsons] = {}
+        self._with_jsons = False
 
     def __iter__(self) -> Iterator[Sample | Rejection]:
         for block in self.blocks():
@@ -83,11 +86,16 @@ class PartitionReader:
 
         The lists depend on the format, and take a few megabytes or hold a single row.
         """
-        for block in self.blocks_or_lists():
+        for block in self._all_blocks():
+            assert not isinstance(block, SampleColumns)
             yield block if isinstance(block, list) else block.samples()
 
-    def blocks_or_lists(self) -> Iterator[list[Sample | Rejection] | SampleLists]:
-        """Yield the rows as `blocks`, and ordinary rows as lists of their ids, texts and metadata, which is faster than samples."""
+    def blocks_or_lists(self) -> Iterator[list[Sample | Rejection] | SampleJsons | SampleLists]:
+        """Yield the rows as `blocks`, and ordinary rows as lists of their ids, texts and metadata, which is faster than samples.
+
+        The metadata of ordinary JSON lines stays JSON, unless the reading keeps a part of the metadata only.
+        """
+        self._with_jsons = True
         for block in self._all_blocks():
             assert not isinstance(block, SampleColumns)
             yield block
@@ -100,9 +108,9 @@ class PartitionReader:
         """
         self._wanted = wanted
         for block in self._all_blocks():
-            yield block.samples() if isinstance(block, SampleLists) else block
+            yield block.samples() if isinstance(block, SampleJsons | SampleLists) else block
 
-    def _all_blocks(self) -> Iterator[list[Sample | Rejection] | SampleColumns | SampleLists]:
+    def _all_blocks(self) -> Iterator[list[Sample | Rejection] | SampleColumns | SampleJsons | SampleLists]:
         if self._begun:
             raise CorpusError(
                 f"{self.partition.name}: a reader reads its partition only once. Make another PartitionReader."
@@ -159,11 +167,16 @@ class PartitionReader:
         return _in_blocks(_hashed(islice(chain.from_iterable(blocks), stretch.num_rows), hasher))
 
     def _column_options(self, stretch: Stretch, fields: RowFields) -> dict[str, Any]:
-        """Return the arguments by which a reader reads ordinary rows as columns. Without arguments, all rows are read as samples."""
+        """Return the arguments by which a reader reads ordinary rows as columns or with JSON. Without arguments, it gives samples or lists."""
         id_field, text_field, wanted = fields.id_field, fields.text_field, self._wanted
-        if wanted is None or not fields.is_quick or id_field is None or id_field == text_field:
+        if not fields.is_quick or id_field is None or id_field == text_field:
             return {}
         read = _reader_of(stretch)
+        if wanted is None:
+            keeps_all = fields.mapping.columns is None and not fields.mapping.drop
+            if not self._with_jsons or read is not read_lines or not keeps_all:
+                return {}
+            return {"jsons": self._line_jsons.setdefault((id_field, text_field), LineJsons(id_field, text_field))}
         if read is read_table:
             return {"wanted": wanted}
         if read is not read_lines:

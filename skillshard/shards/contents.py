@@ -24,10 +24,14 @@ def memory_of(num_bytes: int) -> np.ndarray:
 
 
 class GrowingBytes:
-    """Bytes that grow at the end, in memory of `memory_of`."""
+    """Bytes that grow at the end, in memory of `memory_of`.
 
-    def __init__(self) -> None:
-        self._memory = memory_of(CHUNK_BYTES)
+    Args:
+        expected_bytes: Number of bytes that need no larger memory and thus no copy. The kernel provides only the pages that are written to.
+    """
+
+    def __init__(self, expected_bytes: int = CHUNK_BYTES) -> None:
+        self._memory = memory_of(expected_bytes)
         self._num_bytes = 0
 
     def __len__(self) -> int:

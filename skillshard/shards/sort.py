@@ -12,7 +12,7 @@ does not grow with the size of the partition.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from skillshard.corpus import CorpusReading, Partition, PartitionReader
 from skillshard.execution import Record
 from skillshard.hash_ranges import id_hashes
 from skillshard.shards.chunks import chunk_number, chunk_place
-from skillshard.shards.contents import GrowingBytes, array_of, gathered, joined
+from skillshard.shards.contents import GrowingBytes, array_of, gathered
 from skillshard.shards.copies import is_below, texts_of_chunk, write_table
 from skillshard.shards.layouts import LAYOUTS
 from skillshard.shards.manifest import SPLITS, Layout
@@ -169,18 +169,31 @@ def member_json(identity: str, skill: str, meta: dict[str, Any]) -> bytes:
     return orjson.dumps({"id": identity, "skill": skill, "meta": meta})
 
 
+def _member_jsons(tagged: TaggedRows, skills: list[str]) -> list[bytes]:
+    """Return the JSON member of each sample whose metadata is JSON, with the bytes of `member_json`."""
+    numbers = tagged.skills.tolist()
+    skill_jsons = {number: orjson.dumps(skills[number]) for number in set(numbers)}
+    pieces: list[bytes] = [b'{"id":', b"", b',"skill":', b"", b',"meta":', b"", b"}\n"] * len(numbers)
+    pieces[1::7] = tagged.id_jsons
+    pieces[3::7] = [skill_jsons[number] for number in numbers]
+    pieces[5::7] = tagged.meta_jsons
+    # JSON from orjson has no newline, so one join and one split make all members, without a call for each.
+    return b"".join(pieces).split(b"\n")[:-1]
+
+
 @dataclass(frozen=True)
 class _Block:
     """Samples of neighbouring rows.
 
     Attributes:
         entries: Numbers and hash of each sample, dtype `_BLOCK_DTYPE`.
-        contents: Text and payload of each sample, one after the other.
+        texts, payloads: Text and payload of each sample, one after the other.
         ids: Ids, one after the other, if the table of texts needs ids.
     """
 
     entries: np.ndarray
-    contents: memoryview
+    texts: memoryview
+    payloads: memoryview
     ids: memoryview
 
     def __len__(self) -> int:
@@ -189,13 +202,12 @@ class _Block:
     def cut(self, position: int) -> tuple["_Block", "_Block"]:
         """Return the samples before a position, and the samples from the position on."""
         before = self.entries[:position]
-        num_bytes, id_bytes = (
-            sum(int(before[name].sum(dtype=np.int64)) for name in names)
-            for names in (("text_bytes", "json_bytes"), ("id_bytes",))
+        texts, payloads, ids = (
+            int(before[name].sum(dtype=np.int64)) for name in ("text_bytes", "json_bytes", "id_bytes")
         )
         return (
-            _Block(before, self.contents[:num_bytes], self.ids[:id_bytes]),
-            _Block(self.entries[position:], self.contents[num_bytes:], self.ids[id_bytes:]),
+            _Block(before, self.texts[:texts], self.payloads[:payloads], self.ids[:ids]),
+            _Block(self.entries[position:], self.texts[texts:], self.payloads[payloads:], self.ids[ids:]),
         )
 
 
@@ -214,8 +226,11 @@ def _block(tagged: TaggedRows, skills: list[str], file: int, reading: CorpusRead
     if mapping.columns is not None or mapping.drop:
         metas = list(map(mapping.kept_meta, metas))
     texts, text_bytes, hashes = _encoded(tagged.texts)
-    names = [skills[skill] for skill in tagged.skills.tolist()]
-    payloads = jsons = list(map(member_json, tagged.ids, names, metas))
+    if tagged.meta_jsons:
+        jsons = _member_jsons(tagged, skills)
+    else:
+        jsons = list(map(member_json, tagged.ids, [skills[skill] for skill in tagged.skills.tolist()], metas))
+    payloads = jsons
     entries = np.zeros(len(jsons), _BLOCK_DTYPE)
     if reading.members:
         suffixes = tuple(reading.members)
@@ -227,11 +242,10 @@ def _block(tagged: TaggedRows, skills: list[str], file: int, reading: CorpusRead
     entries["skill"], entries["file"], entries["row"] = tagged.skills, file, tagged.rows
     payload_bytes = _lengths(payloads)
     entries["text"], entries["text_bytes"], entries["json_bytes"] = hashes, text_bytes, payload_bytes
-    contents = joined((array_of(texts, text_bytes), array_of(b"".join(payloads), payload_bytes)))
     ids = list(map(str.encode, tagged.ids)) if with_ids else []
     if with_ids:
         entries["id_bytes"] = _lengths(ids)
-    return _Block(entries, contents, memoryview(b"".join(ids)))
+    return _Block(entries, memoryview(texts), memoryview(b"".join(payloads)), memoryview(b"".join(ids)))
 
 
 def _encoded(texts: list[str]) -> tuple[bytes, Int[np.ndarray, " text"], np.ndarray]:
@@ -251,7 +265,8 @@ def _lengths(values: Sequence[str | bytes]) -> Int[np.ndarray, " value"]:
 class _Waiting:
     """Samples that are read but not yet sorted and written.
 
-    All texts and payloads stand in one buffer. An object for each sample would take more memory than a short text.
+    All texts and payloads stand in one buffer: the texts of a block, and then its payloads. An object for each sample would take more memory
+    than a short text.
 
     Args:
         cut: Hash below which a text is held out.
@@ -262,7 +277,7 @@ class _Waiting:
 
     def __init__(self, cut: str, layout: Layout, inherited: Sequence[str] | None, with_ids: bool) -> None:
         self.cut, self.layout, self.inherited, self.with_ids = cut, layout, inherited, with_ids
-        self.data, self.ids = GrowingBytes(), GrowingBytes()
+        self.data, self.ids = GrowingBytes(SORT_BYTES), GrowingBytes()
         self.num_samples = 0
         self._entries: list[np.ndarray] = []
 
@@ -280,7 +295,8 @@ class _Waiting:
 
     def add(self, block: _Block) -> None:
         self._entries.append(block.entries)
-        self.data.append(block.contents)
+        self.data.append(block.texts)
+        self.data.append(block.payloads)
         self.ids.append(block.ids)
         self.num_samples += len(block)
 
@@ -296,6 +312,7 @@ class _Waiting:
             Number of entries in the table of texts.
         """
         entries = np.concatenate(self._entries)
+        block_samples = np.array(list(map(len, self._entries)))
         self._entries.clear()
         skills, hashes, texts, files, rows = (entries[name] for name in ("skill", "hash", "text", "file", "row"))
         text_bytes, json_bytes = (entries[name].astype(np.int64) for name in ("text_bytes", "json_bytes"))
@@ -319,7 +336,7 @@ class _Waiting:
         table, firsts = texts_of_chunk(texts, skills, files, rows, tar_bytes, id_bytes, chunk=number)
         place = chunk_place(scratch, number)
         with storage.writing(places.with_suffix(place, ".data")) as part, part.open("wb") as file:
-            file.writelines(gathered(array_of(self.data.view(), text_bytes + json_bytes), order))
+            file.writelines(_in_order(self.data.view(), text_bytes, json_bytes, block_samples, order))
         write_table(places.with_suffix(place, ".texts"), table, gathered(array_of(self.ids.view(), id_bytes), firsts))
         if self.inherited is not None:
             by_hash = np.argsort(index["hash"], kind="stable")
@@ -328,6 +345,29 @@ class _Waiting:
             storage.write_array(places.with_suffix(place, ".ids.npy"), ids)
         storage.write_array(places.with_suffix(place, ".npy"), index)
         return len(table)
+
+
+def _in_order(
+    data: np.ndarray,
+    text_bytes: Int[np.ndarray, " sample"],
+    payload_bytes: Int[np.ndarray, " sample"],
+    block_samples: Int[np.ndarray, " block"],
+    order: Int[np.ndarray, " sample"],
+) -> Iterator[memoryview]:
+    """Yield the text and the payload of each sample in an order, in chunks.
+
+    Args:
+        data: Texts of the first block, its payloads, texts of the second block, and so on.
+        text_bytes, payload_bytes: Bytes of each text and payload.
+        block_samples: Number of samples of each block.
+        order: Positions of the samples.
+    """
+    samples_before = np.repeat(np.cumsum(block_samples) - block_samples, block_samples)
+    texts = np.arange(len(text_bytes)) + samples_before
+    payloads = texts + np.repeat(block_samples, block_samples)
+    sizes = np.empty(2 * len(texts), np.int64)
+    sizes[texts], sizes[payloads] = text_bytes, payload_bytes
+    return gathered(array_of(data, sizes), np.column_stack((texts[order], payloads[order])).ravel())
 
 
 def starts_of(entries: np.ndarray) -> UInt64[np.ndarray, " sample"]:

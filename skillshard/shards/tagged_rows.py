@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int
 
-from skillshard.corpus import PartitionReader, Sample, SampleLists
+from skillshard.corpus import PartitionReader, Sample, SampleJsons, SampleLists
 from skillshard.corpus.members import Members
 from skillshard.corpus.sample import Rejection
 from skillshard.errors import TagsError
@@ -21,14 +21,16 @@ _SCHEMA = pa.schema([("id", pa.string()), ("skill", pa.int32()), ("reason", pa.s
 
 
 class TaggedRows(NamedTuple):
-    """Tagged samples among neighbouring rows of a stretch, at least one. All attributes but the last have a value for each sample.
+    """Tagged samples among neighbouring rows of a stretch, at least one. Lists have a value for each sample, or are empty where this is said.
 
     Attributes:
         rows: Row of the partition.
         skills: Index of the skill.
-        ids, texts, metas: Id, text and metadata, as in `Sample`.
+        ids, texts: Id and text, as in `Sample`.
+        metas: Metadata, as in `Sample`. Empty if the metadata is given as JSON.
         members: Members, as in `Sample`. Empty if no reader of this format gives members.
         file: Name of the file in the corpus.
+        id_jsons, meta_jsons: Id and metadata as JSON, as in `SampleJsons`. Empty if the metadata is given in `metas`.
     """
 
     rows: Int[np.ndarray, " sample"]
@@ -38,6 +40,22 @@ class TaggedRows(NamedTuple):
     metas: list[dict[str, Any]]
     members: list[Members]
     file: str
+    id_jsons: Sequence[bytes] = ()
+    meta_jsons: Sequence[bytes] = ()
+
+    def first(self, num: int) -> "TaggedRows":
+        """Return the first samples."""
+        return TaggedRows(
+            self.rows[:num],
+            self.skills[:num],
+            self.ids[:num],
+            self.texts[:num],
+            self.metas[:num],
+            self.members[:num],
+            self.file,
+            self.id_jsons[:num],
+            self.meta_jsons[:num],
+        )
 
 
 def tagged_rows(
@@ -65,7 +83,7 @@ def tagged_rows(
     first = 0
     for block in reader.blocks_or_lists():
         name = reader.partition.stretches[len(reader.first_rows) - 1].name
-        num_rows = block.num_rows if isinstance(block, SampleLists) else len(block)
+        num_rows = len(block) if isinstance(block, list) else block.num_rows
         of_block = tags.next(num_rows)
         tagged = _tagged(block, of_block, name) if of_block.num_rows == num_rows else None
         if tagged is None:
@@ -73,7 +91,7 @@ def tagged_rows(
         num_left = num_rows if most_rows is None else max(0, most_rows - first)
         set_aside.update(of_block.column("reason").slice(0, num_left).drop_null().to_pylist())
         if num_left < num_rows:
-            tagged = _first(tagged, int(np.searchsorted(tagged.rows, num_left)))
+            tagged = tagged.first(int(np.searchsorted(tagged.rows, num_left)))
         if len(tagged.rows):
             yield tagged._replace(rows=first + tagged.rows)
         first += num_rows
@@ -87,18 +105,24 @@ def tagged_rows(
             raise _changed(stretch.name, tags_part)
 
 
-def _tagged(block: list[Sample | Rejection] | SampleLists, tags: pa.RecordBatch, file: str) -> TaggedRows | None:
+def _tagged(
+    block: list[Sample | Rejection] | SampleJsons | SampleLists, tags: pa.RecordBatch, file: str
+) -> TaggedRows | None:
     """Return the samples of a block that the tags did not set aside, with rows of the block, or None if the rows differ from the tagged rows."""
     reasons = tags.column("reason")
     rows = np.arange(tags.num_rows)
     if reasons.null_count < len(reasons):
         rows = np.flatnonzero(reasons.is_null())
         tags = tags.take(pa.array(rows))
-        values = block.samples() if isinstance(block, SampleLists) else block
+        values = block if isinstance(block, list) else block.samples()
         block = [values[row] for row in rows.tolist()]
-    if isinstance(block, SampleLists):
+    metas: list[dict[str, Any]] = []
+    members: list[Members] = []
+    jsons: tuple[list[bytes], list[bytes]] = ([], [])
+    if isinstance(block, SampleJsons):
+        ids, texts, jsons = block.ids, block.texts, (block.id_jsons, block.meta_jsons)
+    elif isinstance(block, SampleLists):
         ids, texts, metas = block.ids, block.texts, block.metas
-        members: list[Members] = []
     else:
         samples = [row for row in block if isinstance(row, Sample)]
         if len(samples) < len(block):
@@ -108,12 +132,7 @@ def _tagged(block: list[Sample | Rejection] | SampleLists, tags: pa.RecordBatch,
     skills = tags.column("skill").to_numpy()
     if (skills == _UNKNOWN).any() or not pa.array(ids, pa.string()).equals(tags.column("id")):
         return None
-    return TaggedRows(rows, skills, ids, texts, metas, members, file)
-
-
-def _first(tagged: TaggedRows, num: int) -> TaggedRows:
-    rows, skills, ids, texts, metas, members, file = tagged
-    return TaggedRows(rows[:num], skills[:num], ids[:num], texts[:num], metas[:num], members[:num], file)
+    return TaggedRows(rows, skills, ids, texts, metas, members, file, *jsons)
 
 
 class _TagReader:
