@@ -216,6 +216,7 @@ NEAR = {
     ],
     "skillshard/endless_rows.py": ["tests/unit/test_extras.py -k example", "tests/adapters/test_hf.py -k length"],
     "skillshard/corpus/line_columns.py": [*COLUMNS[:1], "tests/unit/test_corpus.py"],
+    "skillshard/corpus/line_jsons.py": ["tests/property/test_line_jsons.py"],
     "skillshard/corpus/": [*COLUMNS, "tests/property/test_table_values.py", "tests/unit/test_corpus.py"],
 }
 """File, or beginning of its path -> the nearest tests. The first match counts. The doctests of the file run too."""

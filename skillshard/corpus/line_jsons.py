@@ -119,8 +119,6 @@ class _Form:
             return None
         if set(map(type, texts)) != {str} or not all(texts) or any(map(str.isspace, texts)):
             return None
-        if self._is_inner and not all(json.startswith(b"{") for json in meta_jsons):
-            return None
         if not len(ids) == len(texts) == len(rows):
             return None
         return SampleJsons(ids, texts, list(map(orjson.dumps, ids)), meta_jsons, file)
@@ -162,11 +160,11 @@ def _parsed(values: list[Any]) -> list[Any]:
 
 
 def _canonical(metas: bytes, num: int) -> list[bytes] | None:
-    """Return JSON values as orjson writes them, or None if a value needs a closer look.
+    """Return JSON objects as orjson writes them, or None if a value is no object or needs a closer look.
 
     Args:
-        metas: Values, one on each line.
-        num: Number of values.
+        metas: Objects, one on each line.
+        num: Number of objects.
 
     >>> _canonical(b'{"a":1}\\n{"b": 2}', 2), _canonical(b'{"a": 1, "a": 2}', 1)
     ([b'{"a":1}', b'{"b":2}'], None)
@@ -174,7 +172,7 @@ def _canonical(metas: bytes, num: int) -> list[bytes] | None:
     array = b"[%b]" % metas.replace(b"\n", b",")
     values = orjson.loads(array)
     # A newline within a value is white space, and the value then stands on two lines.
-    if len(values) != num or metas.count(b"\n") != num - 1:
+    if len(values) != num or metas.count(b"\n") != num - 1 or set(map(type, values)) != {dict}:
         return None
     # What orjson writes in the same way repeats no key, and has no integer of more than 64 bits.
     if orjson.dumps(values) == array:

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int
 
-# A chunk is built while its bytes are in the caches of a CPU. A row has several steps that are the same for a chunk of any length.
-CHUNK_BYTES = 1 << 20
+# A chunk is built and written while its bytes are in the caches of a CPU. With chunks of 256 kB, the steps of each chunk cost more than the
+# caches save (docs/LOG.md).
+CHUNK_BYTES = 1 << 19
 """Bytes of samples that are gathered together, about."""
 _NOTHING = pa.scalar(b"", pa.large_binary())
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 from jaxtyping import Int
 
@@ -145,6 +147,13 @@ def _narrow(text: str) -> str:
     return text
 
 
+def _lowered(data: bytes) -> bytes:
+    """Return bytes with the capital letters of ASCII replaced, as `bytes.lower`, by a loop of Arrow that takes a third of the time."""
+    bounds = pa.py_buffer(np.array([0, len(data)], np.int64))
+    together = pa.LargeStringArray.from_buffers(1, bounds, pa.py_buffer(data))
+    return pc.ascii_lower(together).buffers()[2].to_pybytes()
+
+
 def _folded_all(texts: bytes, sizes: Int[np.ndarray, " text"]) -> Iterator[bytes]:
     """Yield the folded bytes of texts with folded letters beyond ASCII and ASCII white space.
 
@@ -155,7 +164,7 @@ def _folded_all(texts: bytes, sizes: Int[np.ndarray, " text"]) -> Iterator[bytes
         texts: Texts, one after the other.
         sizes: Bytes of each text, at least 1.
     """
-    folded_data = texts.lower()
+    folded_data = _lowered(texts)
     data = np.frombuffer(folded_data, np.uint8)
     controls = np.flatnonzero(data < _SPACE)
     spaces = controls[_IS_SPACE[data[controls]]]
