@@ -1,4 +1,4 @@
-"""Read a block of ordinary JSON lines whose metadata stays JSON. `shard` writes the metadata as JSON again, so no value of it becomes an object for good.
+"""Read a block of ordinary JSON lines whose metadata stays JSON, because `shard` writes the metadata as JSON again.
 
 The first line shows the keys. The parser then finds the raw piece of each value, and the lines put together again from these pieces must be the
 block. So each line is one object with the same keys in the same order, and no key stands twice. Ids, texts and metadata are then parsed as
@@ -86,7 +86,7 @@ class _Form:
     def __init__(self, keys: Sequence[str], id_field: str, text_field: str, colon: bytes, comma: bytes) -> None:
         names = [f"_{number}" for number in range(len(keys))]
         fields = [(name, msgspec.Raw, msgspec.field(name=key)) for name, key in zip(names, keys, strict=True)]
-        # Without the bound on fields, a line with a further key would be skipped over here, and refused only later.
+        # A line with a further key is refused by the parser, before the lines are put together again.
         row_type = msgspec.defstruct("Row", fields, forbid_unknown_fields=True, gc=False)
         self._decoder = msgspec.json.Decoder(row_type)
         self._getters = [attrgetter(name) for name in names]
