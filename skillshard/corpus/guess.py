@@ -472,6 +472,8 @@ def _guess_text(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: s
     wanted = [path for path in texts if _name_of(path) not in _NEVER_TEXTS] or list(texts)
     longest = max(wanted, key=lambda path: sum(map(len, texts[path])))
     reason = "the longest strings" if longest in columns else "the first string of each array"
+    if all(value.startswith(("{", "[")) for value in texts[longest]):
+        reason += "; the strings look like JSON, which is not read inside a field: write its fields as columns for a better text"
     return FieldMapping(id_field, text_field=longest), reason
 
 

@@ -171,6 +171,12 @@ def test_the_reason_of_an_id_says_that_values_stand_twice() -> None:
     assert "no field of every row looks like an id" in guess(numbered(text=words), ["a.jsonl"]).id_reason
 
 
+def test_a_text_that_is_json_is_told() -> None:
+    told = "the strings look like JSON, which is not read inside a field"
+    assert told in guess(numbered(id=str, payload=lambda number: f'{{"text": "{number}"}}'), ["a.csv"]).text_reason
+    assert told not in guess(numbered(id=str, payload=words), ["a.csv"]).text_reason
+
+
 def test_known_fields_are_not_guessed() -> None:
     known = FieldMapping(id_field=None, text_field="topic")
     guessed = guess(numbered(id=str, text=words, topic=topic, kind=topic), ["a.jsonl"], known)
