@@ -48,6 +48,7 @@ from skillshard.mixing.weights_file import WeightsFile
 from skillshard.pipeline import Pipeline
 from skillshard.report.facts import Facts
 from skillshard.report.history import ReportFacts
+from skillshard.report.waiting import WaitingRunFacts
 from skillshard.shards.manifest import Manifest, Manifest1, Manifest2, Manifest4, SampleMember
 from skillshard.shards.token_manifest import TokensManifest, TokensManifest1, TokensManifest3, TokensManifest4
 from skillshard.taggers.clusters.saved import ModelManifest, ModelManifest1
@@ -71,6 +72,7 @@ _MODELS: dict[str, Any] = {
     "handover-5": BlockSkipsHandoverRecord,
     "handover-6": LastDrawHandoverRecord,
     "inspect-2": Facts,
+    "inspect-waiting-1": WaitingRunFacts,
     "manifest-1": Manifest1,
     "manifest-2": Manifest2,
     "manifest-3": Manifest,

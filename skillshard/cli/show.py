@@ -86,9 +86,7 @@ def inspect(
             ["against", "corpus", "pictures", "skills_range"],
             "has no JSON form: leave out --json, or run the verb once for each",
         )
-        from skillshard.report.facts import facts_at
-
-        write_json(facts_at(place))
+        _write_facts(place)
         return
     if against is None and pictures is None and skills_range is None:
         Verb.given.refuse(["corpus"], "is where --against reads a field from: give --against FIELD")
@@ -98,6 +96,16 @@ def inspect(
 
     tried = None if skills_range is None else parse_range(skills_range)
     show_clusters(place, against=against, corpus=corpus, pictures=pictures, skills_range=tried)
+
+
+def _write_facts(place: str) -> None:
+    """Write the facts of an artefact, or of a run that has not begun, as JSON."""
+    from skillshard.artefact import has_not_begun
+    from skillshard.mixing.ledger import DirectoryLedger
+    from skillshard.report.facts import facts_at
+    from skillshard.report.waiting import waiting_facts
+
+    write_json(waiting_facts(DirectoryLedger(place)) if has_not_begun(place) else facts_at(place))
 
 
 def _show(place: str) -> None:

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from skillshard.errors import LedgerError
 from skillshard.mixing.chain import place_before
 from skillshard.mixing.ledger import DirectoryLedger
-from skillshard.mixing.ledger_faults import verify_beginning
 from skillshard.mixing.place_records import SkillPosition
 from skillshard.mixing.run_records import HandoverRecord, skipped_by
 from skillshard.report.text import print_line, print_table
+from skillshard.report.waiting import intact_handover
 
 
 def show_waiting_run(ledger: DirectoryLedger) -> None:
@@ -17,9 +16,7 @@ def show_waiting_run(ledger: DirectoryLedger) -> None:
     Raises:
         LedgerError: The handover is missing or damaged.
     """
-    faults, handover = verify_beginning(ledger)
-    if handover is None or faults:
-        raise LedgerError(faults[0])
+    handover = intact_handover(ledger)
     show_places(handover, handover.skills, {})
     for line in stretches_of(handover):
         print_line(line)

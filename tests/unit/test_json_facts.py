@@ -16,7 +16,7 @@ from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.report.facts import facts_at, run_facts, shards_facts
 from skillshard.report.text import BARS
 from skillshard.shards.files import RemoteFiles
-from tests.commands import finish, skillshard, start, works
+from tests.commands import fails, finish, skillshard, start, works
 from tests.conftest import HERE, REPOSITORY, samples, write_corpus
 from tests.tokenizers_trained import byte_tokenizer
 from tests.unit.test_graph_files import VERSION_1
@@ -51,6 +51,25 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shown(root: Path, name: str, *options: str) -> str:
     *verb, place = VERBS[name]
     return works(*verb, root / place, *options)
+
+
+def test_a_run_that_has_not_begun_has_facts_too(root: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    works("continue", root / "run", "--draw", 50, "--skip", "60:5:a bad file", "--out", new)
+    facts = json.loads(works("inspect", new, "--json"))
+    jsonschema.validate(facts, json.loads((REPOSITORY / "schemas" / "inspect-waiting-1.json").read_text()))
+    table = works("inspect", new)
+    assert [(own["name"], own["is_present"], own["weight"]) for own in facts["skills"]] == [
+        ("add", True, 0.5),
+        ("carry", True, 0.5),
+    ]
+    assert sum(own["position"] for own in facts["skills"]) == 55
+    for own in facts["skills"]:
+        assert re.search(rf"{own['name']} +{own['epoch']} +{own['position']} of {own['num_samples']}", table)
+    assert facts["skipped"] == [{"first": 60, "num": 5, "why": "a bad file"}]
+    assert (facts["draw"], facts["step"], facts["place_before"]) == (50, None, str(root / "run"))
+    (new / "handover.json").write_text("{}")
+    assert "handover.json is damaged" in fails("inspect", new, "--json")
 
 
 @pytest.mark.parametrize("name", VERBS)
