@@ -142,6 +142,7 @@ class PackedTokens:
                 "number of blocks, so optimizer steps do not end with the rounds. Use lag=1 (default) or 'live', or packing='one' or 'skill'."
             )
         tokens.refuse_other_shards(mixer.shards)
+        self._separator = None if separator is None else tokens.token_id(separator)
         _refuse_other_unit(
             mixer.blocks, packing, BlockUnit(tokens=tokens.digest, block_tokens=int(block_tokens), separator=separator)
         )
@@ -149,7 +150,6 @@ class PackedTokens:
         self.mixer, self.tokens = mixer, tokens
         self.block_tokens, self.separator = operator.index(block_tokens), separator
         self.packing = cast(PackingName, packing)
-        self._separator = None if separator is None else tokens.token_id(separator)
         self._tokens = [tokens.train[skill] for skill in mixer.skills]
         if packing != "skill":
             _refuse_empty(self._tokens, tokens, separator)

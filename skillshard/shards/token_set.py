@@ -412,6 +412,12 @@ class TokenSet:
         Raises:
             TokensError: The tokenizer has no token with this text, or the text is no id.
         """
+        if not isinstance(token, str):
+            # Trainers keep `eos_token_id`, so a number is the likely mistake.
+            raise TokensError(
+                f"the token is {token!r}: give the text of the token, such as '<|endoftext|>' (`eos_token` of a tokenizer and not `eos_token_id`), or the "
+                "id in decimal digits as a text if the set has no tokenizer."
+            )
         if self.manifest.tokenizer is None:
             return self._id_in_digits(token)
         token_id = self.tokenizer.token_to_id(token)

@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -276,6 +277,22 @@ def test_counts_that_weights_in_tokens_do_not_give_are_found(
     assert any(
         "has counts that its weights do not give" in fault for fault in verify_ledger(DirectoryLedger(tmp_path / "run"))
     )
+
+
+def test_a_separator_that_is_an_id_is_refused_in_a_sentence(uneven: ShardSet, counts: TokenSet, tmp_path: Path) -> None:
+    # In a process of its own, because the test process checks the types of calls.
+    unit = "unit='blocks', tokens=tokens, block_tokens=8, separator=0"
+    for number, (arguments, call) in enumerate(
+        {"": "ss.PackedTokens(mixer, tokens, block_tokens=8, separator=0)", unit: "0"}.items()
+    ):
+        program = (
+            f"import skillshard as ss; shards, tokens = ss.ShardSet.open({str(uneven.root)!r}), ss.TokenSet.open({counts.root!r})\n"
+            f"mixer = ss.Mixer(shards, ss.policies.stratified(), ledger={str(tmp_path / str(number))!r}, round_draws=50, {arguments})\n{call}"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert done.stderr.splitlines()[-1].startswith(
+            "skillshard.errors.TokensError: the token is 0: give the text of the token"
+        )
 
 
 def test_arguments_of_packing_that_cannot_be_are_refused(uneven: ShardSet, counts: TokenSet, tmp_path: Path) -> None:
