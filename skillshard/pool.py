@@ -55,7 +55,7 @@ class _Worker:
         # Not "fork": a child that is forked while pyarrow's threads run may inherit their locks in a locked state.
         context = multiprocessing.get_context("forkserver")
         self.process = context.Process(target=_serve, args=(other_end,))
-        with contextlib.closing(other_end), _without_interrupts():
+        with contextlib.closing(other_end), _without_interrupts(), _without_missing_script():
             self.process.start()
 
     def messages(self) -> Iterator[tuple[str, Any]]:
@@ -65,6 +65,21 @@ class _Worker:
                 yield self.connection.recv()
         except (EOFError, ConnectionResetError):
             yield "died", None
+
+
+@contextlib.contextmanager
+def _without_missing_script() -> Iterator[None]:
+    """Hide the name of a script that is no file, such as "<stdin>". multiprocessing would look for the file in each worker."""
+    main = sys.modules["__main__"]
+    name = getattr(main, "__file__", None)
+    if name is None or os.path.exists(name):
+        yield
+        return
+    del main.__file__
+    try:
+        yield
+    finally:
+        main.__file__ = name
 
 
 class _Kept:

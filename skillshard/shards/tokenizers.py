@@ -9,19 +9,26 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool
 
 from skillshard import places, storage
+from skillshard.corpus.template import Span
 from skillshard.errors import TokensError
 from skillshard.extras import needed
+from skillshard.loss import answer_tokens
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 # About a quarter of a megabyte of texts: enough that the cost of a call does not count, and little memory.
 TEXTS_AT_ONCE = 256
 """Number of texts that the tokenizer gets in one call."""
+# A look-up passes over the tokens of the text, so many look-ups would take longer than all offsets.
+MOST_LOOKED_UP = 16
+"""Largest number of answers of a text whose tokens are looked up."""
+CHARS_SEARCHED = 8
+"""Number of characters in which a token is looked up. White space often has no token."""
 _CONVERT = (
     "AutoTokenizer.from_pretrained(DIR).save_pretrained(OUT) of transformers writes the tokenizer.json of a model. If no tokenizer.json can be made, "
     "tokenize the corpus yourself: skillshard takes token ids too."
@@ -106,7 +113,7 @@ def encode(
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         batch = list(texts[start : start + TEXTS_AT_ONCE])
         try:
-            # The fast variant does not compute offsets, which only `encode_with_offsets` needs.
+            # The fast variant does not compute offsets, which only `encode_with_answers` needs.
             ids += [encoding.ids for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=special_tokens)]
         except Exception as error:  # the package raises nothing narrower
             raise TokensError(_untokenized(tokenizer, batch, start, name_of, str(error))) from error
@@ -139,16 +146,22 @@ def _untokenized(
     )
 
 
-def encode_with_offsets(
+def encode_with_answers(
     tokenizer: "Tokenizer",
     texts: Sequence[str],
+    spans: Sequence[Sequence[Span]],
     *,
     special_tokens: bool,
     name_of: Callable[[int], str] = lambda index: f"text {index}",
-) -> "list[tuple[list[int], Int[np.ndarray, 'token 2']]]":
-    """Return the token ids of each text, and the characters of the text at which each token starts and ends.
+) -> "list[tuple[list[int], Bool[np.ndarray, ' token']]]":
+    """Return the token ids of each text, and the mask of the tokens that reach into an answer, as `skillshard.loss.answer_tokens` marks these tokens.
 
-    A special token starts and ends at 0. Arguments and errors are as in `encode`.
+    Args:
+        spans: Answers of each text in characters, rising.
+        tokenizer, texts, special_tokens, name_of: As in `encode`.
+
+    Raises:
+        TokensError: As in `encode`.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     encoded = []
@@ -158,12 +171,71 @@ def encode_with_offsets(
             encodings = tokenizer.encode_batch(batch, add_special_tokens=special_tokens)
         except Exception as error:  # the package raises nothing narrower
             raise TokensError(_untokenized(tokenizer, batch, start, name_of, str(error))) from error
-        for encoding in encodings:
-            offsets = encoding.offsets
-            # Half the time of an array of a list of pairs.
-            flat = np.fromiter(chain.from_iterable(offsets), np.int64, 2 * len(offsets))
-            encoded.append((encoding.ids, flat.reshape(-1, 2)))
+        for text, encoding, answers in zip(batch, encodings, spans[start : start + TEXTS_AT_ONCE], strict=True):
+            # Special tokens have no place in the text, so their neighbours say nothing about them.
+            mask = None if special_tokens else _mask_by_look_up(encoding, len(text), answers)
+            if mask is None:
+                offsets = encoding.offsets
+                # Half the time of an array of a list of pairs.
+                flat = np.fromiter(chain.from_iterable(offsets), np.int64, 2 * len(offsets))
+                mask = answer_tokens(flat.reshape(-1, 2), answers)
+            encoded.append((encoding.ids, mask))
     return encoded
+
+
+def _mask_by_look_up(
+    encoding: "Encoding", num_chars: int, answers: Sequence[Span]
+) -> Bool[np.ndarray, " token"] | None:
+    """Return the mask of `answer_tokens` by looking up the tokens at the ends of the answers, or None if that would take longer.
+
+    The offsets of all tokens as Python objects take a fifth of the time of the tokenizer. The offsets of tokens rise, so the tokens of an
+    answer are neighbours, and a token near each end is enough to find them.
+
+    Args:
+        encoding: Text without added special tokens.
+        num_chars: Number of characters of the text.
+        answers: Answers in characters, rising.
+    """
+    if len(answers) > MOST_LOOKED_UP:
+        return None
+    mask = np.zeros(len(encoding), bool)
+    for begin, end in answers:
+        first, last = _token_near(encoding, begin, num_chars), _token_near(encoding, end, num_chars)
+        if first is None or last is None:
+            return None
+        # Tokens without characters have no look-up, and several tokens may stand for one character. So both bounds move to their places.
+        while first < len(mask) and _chars(encoding, first)[1] <= begin:
+            first += 1
+        while first and _chars(encoding, first - 1)[1] > begin:
+            first -= 1
+        while last < len(mask) and _chars(encoding, last)[0] < end:
+            last += 1
+        while last and _chars(encoding, last - 1)[0] >= end:
+            last -= 1
+        mask[first:last] = True
+    # A token at character 0 without characters, as a prefix of the tokenizer may be, counts as a special token.
+    number = 0
+    while answers[0][0] == 0 and number < len(mask) and _chars(encoding, number)[1] == 0:
+        mask[number] = True
+        number += 1
+    return mask
+
+
+def _token_near(encoding: "Encoding", char: int, num_chars: int) -> int | None:
+    """Return the first token at a character or soon after, or the number of tokens at the end of the text. None: many characters have no token."""
+    for near in range(char, min(char + CHARS_SEARCHED, num_chars)):
+        number = encoding.char_to_token(near)
+        if number is not None:
+            return int(number)
+    return len(encoding) if char + CHARS_SEARCHED >= num_chars else None
+
+
+def _chars(encoding: "Encoding", number: int) -> tuple[int, int]:
+    """Return the characters at which a token starts and ends. A token without characters belongs to the character before it."""
+    chars = encoding.token_to_chars(number)
+    assert chars is not None  # the number is below the number of tokens
+    start, end = chars
+    return min(start, end - 1), end
 
 
 def num_ids(tokenizer: "Tokenizer") -> int:

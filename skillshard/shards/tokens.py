@@ -52,7 +52,7 @@ from skillshard.shards.token_manifest import (
     id_type_of,
 )
 from skillshard.shards.token_set import TokenSet, checks_of, refuse_beyond
-from skillshard.shards.tokenizers import TEXTS_AT_ONCE, encode, encode_with_offsets, num_ids, open_tokenizer
+from skillshard.shards.tokenizers import TEXTS_AT_ONCE, encode, encode_with_answers, num_ids, open_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -505,13 +505,14 @@ class _Shard:
         self, texts: Sequence[str], spans: Sequence[Sequence[Span]], name_of: Callable[[int], str]
     ) -> tuple[list[list[int]], Bool[np.ndarray, " token"]]:
         if self.tokenizer is None:
-            ids_of = _ids(None, texts, self.num_kept_ids, special_tokens=False, name_of=name_of)
-            encoded = list(zip(ids_of, map(offsets_of_text, texts), strict=True))
+            ids = _ids(None, texts, self.num_kept_ids, special_tokens=False, name_of=name_of)
+            masks = [answer_tokens(offsets_of_text(text), own) for text, own in zip(texts, spans, strict=True)]
         else:
-            encoded = encode_with_offsets(self.tokenizer, texts, special_tokens=self.special_tokens, name_of=name_of)
-        masks = [np.empty(0, bool)]
-        masks += [answer_tokens(offsets, answers) for (_, offsets), answers in zip(encoded, spans, strict=True)]
-        return [ids for ids, _ in encoded], np.concatenate(masks)
+            encoded = encode_with_answers(
+                self.tokenizer, texts, spans, special_tokens=self.special_tokens, name_of=name_of
+            )
+            ids, masks = [own for own, _ in encoded], [mask for _, mask in encoded]
+        return ids, np.concatenate([np.empty(0, bool), *masks])
 
     def flat(self, encoded: Sequence[Sequence[int]], ids: KeptIds) -> Integer[np.ndarray, " token"]:
         """Return the ids of some rows, one row after the other, in the type on disk."""

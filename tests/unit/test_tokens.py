@@ -37,11 +37,20 @@ from skillshard.printable import size_in_words
 from skillshard.shards.read import ShardSet
 from skillshard.shards.skill_shards import SkillShards
 from skillshard.shards.token_set import TokenSet
-from skillshard.shards.tokenizers import TEXTS_AT_ONCE, encode, encode_with_offsets, open_tokenizer
+from skillshard.shards.tokenizers import TEXTS_AT_ONCE, encode, encode_with_answers, open_tokenizer
 from skillshard.shards.tokens import estimate_tokens, write_tokens
 from tests.commands import fails, works
 from tests.conftest import HERE, samples, tag_and_shard, tree, write_corpus
-from tests.tokenizers_trained import EOS, byte_tokenizer, counted, letter_tokenizer, letters, save, uneven_shards
+from tests.tokenizers_trained import (
+    EOS,
+    byte_tokenizer,
+    counted,
+    letter_tokenizer,
+    letters,
+    save,
+    uneven_shards,
+    with_bos,
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +83,19 @@ def test_every_sample_is_counted(uneven: ShardSet, tmp_path: Path, special_token
     assert counts.manifest.num_train == sum(skill_counts.num_tokens for skill_counts in counts.train.values())
 
 
-def test_each_of_many_texts_gets_its_own_tokens_and_the_characters_at_which_they_start_and_end() -> None:
-    tokenizer, texts = letter_tokenizer(), ["a b", "a", "b a b"] * TEXTS_AT_ONCE
-    alone = [tokenizer.encode(text, add_special_tokens=False) for text in texts[:3]]
-    expected = [(encoding.ids, [list(offset) for offset in encoding.offsets]) for encoding in alone] * TEXTS_AT_ONCE
-    encoded = encode_with_offsets(tokenizer, texts, special_tokens=False)
-    assert [(ids, offsets.tolist()) for ids, offsets in encoded] == expected
-    assert encode(tokenizer, texts, special_tokens=False) == [ids for ids, _ in expected]
-    assert expected[0][1] == [[0, 1], [2, 3]]
+@pytest.mark.parametrize("special_tokens", [False, True])
+def test_each_of_many_texts_gets_its_own_tokens_and_its_own_mask(special_tokens: bool) -> None:
+    tokenizer, texts = with_bos(letter_tokenizer()), ["a b", "a", "b a b"] * TEXTS_AT_ONCE
+    spans = [[(2, 3)], [(0, 1)], [(0, 1), (4, 5)]] * TEXTS_AT_ONCE
+    alone = [tokenizer.encode(text, add_special_tokens=special_tokens).ids for text in texts[:3]] * TEXTS_AT_ONCE
+    # <bos> is learned where the first answer begins with the text.
+    masks = [
+        [*[begins] * special_tokens, *mask]
+        for begins, mask in ((False, [False, True]), (True, [True]), (True, [True, False, True]))
+    ]
+    encoded = encode_with_answers(tokenizer, texts, spans, special_tokens=special_tokens)
+    assert [(ids, mask.tolist()) for ids, mask in encoded] == list(zip(alone, masks * TEXTS_AT_ONCE, strict=True))
+    assert encode(tokenizer, texts, special_tokens=special_tokens) == alone
 
 
 def test_the_bytes_are_the_same_for_any_number_of_workers_and_for_a_tokenizer_in_memory(
