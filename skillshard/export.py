@@ -53,6 +53,7 @@ from skillshard.mixing.fields import is_list_of_texts
 from skillshard.mixing.listing import open_stream
 from skillshard.mixing.mixer import Mixer
 from skillshard.number_checks import is_whole
+from skillshard.opened import refuse_unopened
 from skillshard.policies import Policy
 from skillshard.policies.policy import check_is_policy
 from skillshard.shards.dataset import refuse_taken_column
@@ -122,8 +123,7 @@ def export_shards(
         StorageError: `out` holds something else.
     """
     formats = (*FORMATS, MEGATRON)
-    if not isinstance(shards, ShardSet):
-        raise ShardError(f"`shards={shards!r}`: give an opened shard set, such as ShardSet.open('shards').")
+    refuse_unopened(shards, ShardSet, "shards", "shard set", ShardError)
     if format not in formats:
         raise ShardError(f"`format={format!r}`{did_you_mean(str(format), formats)}: give {', '.join(formats)}.")
     if split not in SPLITS:
@@ -204,8 +204,7 @@ def _ids_of(shards: ShardSet, format: str, tokens: TokenSet | None, separator: s
         raise TokensError(
             f"`format='{MEGATRON}'` has token ids in place of texts: give `tokens` too, the tokens of these shards by 'skillshard tokens'."
         )
-    if not isinstance(tokens, TokenSet):
-        raise TokensError(f"`tokens={tokens!r}`: give an opened token set, such as TokenSet.open('tokens').")
+    refuse_unopened(tokens, TokenSet, "tokens", "token set", TokensError)
     tokens.refuse_other_shards(shards)
     tokens.refuse_counts_alone()
     if tokens.answers is not None:

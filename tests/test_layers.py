@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 LAYERS = [
     {"printable"},
     {"errors", "hash_ranges", "keyed_random", "merge_levels", "number_checks", "repeated_keys"},
-    {"command", "extras"},
+    {"command", "extras", "opened"},
     {"memo", "progress", "stores", "web"},
     {"canonical", "places", "yaml_text"},
     {"uploads"},

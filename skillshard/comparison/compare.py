@@ -22,7 +22,7 @@ from skillshard.comparison.file import ComparedPolicy, CompareFile
 from skillshard.comparison.policy_text import NamedPolicy, parse_policy
 from skillshard.comparison.training import Training, num_evaluated, skills_read, timing_task, trial_task
 from skillshard.comparison.verdict import EVALUATION_COST, ComparedRun, Cost, verdicts
-from skillshard.errors import ComparisonError, PolicyError, did_you_mean, name_some
+from skillshard.errors import ComparisonError, PolicyError, ShardError, did_you_mean, name_some
 from skillshard.execution import Backend, OnStage, Task, run, shown
 from skillshard.graph.learn import Cost as TrainingCost
 from skillshard.graph.learn import answer_rule
@@ -30,6 +30,7 @@ from skillshard.graph.skill_graph import read_graph
 from skillshard.graph.trials import eval_steps
 from skillshard.loss import LossKind, Reduction
 from skillshard.mixing.replay import other_loss
+from skillshard.opened import refuse_unopened
 from skillshard.policies.policy import RunFacts, in_draws
 from skillshard.printable import shortened
 from skillshard.proxy.device import Compute, device_kind, is_here, resolve_precision
@@ -101,7 +102,8 @@ def compare_policies(
     every = eval_every or max(1, steps // 10)
     _check_numbers(policies, steps, num_seeds, every, batch_size, eval_samples, baseline)
     measured_on = eval_shards or shards
-    for read_shards in (shards, measured_on):
+    for name, read_shards in {"shards": shards, "eval_shards": measured_on}.items():
+        refuse_unopened(read_shards, ShardSet, name, "shard set", ShardError)
         read_shards.refuse_token_ids("The small model of a comparison")
     counted = _counted(measured_on, targets)
     chosen = [parse_policy(text, skills=shards.skills, targets=targets, draws=steps * batch_size) for text in policies]

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from skillshard import artefact, canonical, places, storage
 from skillshard.answers import AnswerRule
 from skillshard.corpus import Sample
-from skillshard.errors import GraphError, did_you_mean, name_some
+from skillshard.errors import GraphError, ShardError, did_you_mean, name_some
 from skillshard.execution import Backend, OnStage, Record, Task, run, shown
 from skillshard.graph.derive import derived, rule_of
 from skillshard.graph.edges import EdgeRule
@@ -24,6 +24,7 @@ from skillshard.graph.skill_graph import GraphFile, Learned, TrialLosses, read_g
 from skillshard.graph.trial_data import DrawnTexts, TrialData, save_data
 from skillshard.graph.trials import Schedule, drawn_rows, eval_steps, timing_task, trial_task, warm_task
 from skillshard.loss import Reduction
+from skillshard.opened import refuse_unopened
 from skillshard.printable import counted, time_in_words
 from skillshard.proxy.device import Compute, device_kind, is_here, resolve_precision
 from skillshard.proxy.identity import training_identity
@@ -173,7 +174,8 @@ def learn_graph(
         TokensError: The reading has a chat template, and the shards have no conversations.
         StorageError: The file `out` cannot be read or written.
     """
-    for read_shards in (shards, eval_shards or shards):
+    for name, read_shards in {"shards": shards, "eval_shards": eval_shards or shards}.items():
+        refuse_unopened(read_shards, ShardSet, name, "shard set", ShardError)
         read_shards.refuse_token_ids("The proxy of a graph")
     every = eval_every or max(1, steps // 10)
     _check_numbers(steps, warmup_steps, num_seeds, every, eval_samples, samples, for_steps, settle)

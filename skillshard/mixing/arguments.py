@@ -13,6 +13,7 @@ from skillshard.mixing.order import MAX_ROUND_DRAWS
 from skillshard.mixing.rounds import ON_BAD_LOSS
 from skillshard.mixing.stream import LAST_DRAW
 from skillshard.number_checks import is_finite, is_whole
+from skillshard.opened import refuse_unopened
 from skillshard.policies.policy import Policy, Probing
 from skillshard.shards.read import ShardSet
 from skillshard.shards.split import HOW_TO_HOLD_OUT
@@ -46,10 +47,9 @@ def check_arguments(
         TokensError: `tokens` is no opened token set.
         PolicyError: Another argument is out of range or of another type.
     """
-    if not isinstance(shards, ShardSet):
-        raise ShardError(f"shards is {shards!r}: give an opened shard set, such as ShardSet.open('shards').")
-    if tokens is not None and not isinstance(tokens, TokenSet):
-        raise TokensError(f"tokens is {tokens!r}: give an opened token set, such as TokenSet.open('tokens').")
+    refuse_unopened(shards, ShardSet, "shards", "shard set", ShardError)
+    if tokens is not None:
+        refuse_unopened(tokens, TokenSet, "tokens", "token set", TokensError)
     if not is_whole(round_draws, 1, MAX_ROUND_DRAWS):
         raise PolicyError(f"round_draws is {round_draws!r}: give 1 to {MAX_ROUND_DRAWS:,} draws.")
     if lag != "live" and not is_whole(lag, 0, LAST_DRAW):

@@ -14,6 +14,7 @@ from skillshard import canonical, places
 from skillshard.errors import LedgerError, ShardError, StorageError, TokensError
 from skillshard.mixing.ledger import Ledger
 from skillshard.mixing.run_records import RunRecord
+from skillshard.opened import refuse_unopened
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet
 
@@ -112,8 +113,10 @@ def shards_of_run(ledger: Ledger, run: RunRecord, shards: ShardSet | None = None
 
     Raises:
         LedgerError: As in `noted_shards`, or the run has read other shards.
+        ShardError: `shards` is no opened shard set.
     """
     candidate = noted_shards(ledger) if shards is None else shards
+    refuse_unopened(candidate, ShardSet, "shards", "shard set", ShardError)
     chosen = _chosen_for_run(candidate, run)
     if chosen is None:
         raise LedgerError(

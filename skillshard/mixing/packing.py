@@ -44,6 +44,7 @@ from skillshard.mixing.skill_blocks import blocks_of_run
 from skillshard.mixing.state import MixerState
 from skillshard.mixing.stream import BLOCKS, LAST_DRAW, Clock, whole_number
 from skillshard.number_checks import is_whole
+from skillshard.opened import refuse_unopened
 from skillshard.printable import counted
 from skillshard.shards.token_set import SkillTokens, TokenSet
 
@@ -120,6 +121,7 @@ class PackedTokens:
         step_blocks: int | None = None,
         packing: str = "concat",
     ) -> None:
+        refuse_unopened(tokens, TokenSet, "tokens", "token set", TokensError)
         if packing not in get_args(PackingName):
             raise PolicyError(
                 f"packing is {packing!r}{did_you_mean(packing, get_args(PackingName))}: give 'concat', 'one', 'skill' or 'best-fit'."

@@ -25,9 +25,10 @@ from skillshard.corpus import ANSWER_SPANS
 from skillshard.corpus.chat import Chat, ChatTemplate, chat_of, refuse_with_template
 from skillshard.corpus.template import Span
 from skillshard.corpus.token_ids import MAX_IDS, ids_of_text, offsets_of_text
-from skillshard.errors import ObservationError, TokensError
+from skillshard.errors import ObservationError, ShardError, TokensError
 from skillshard.execution import Backend, OnStage, Record, keyed, run, shown
 from skillshard.loss import LossKind, answer_tokens
+from skillshard.opened import refuse_unopened
 from skillshard.printable import counted, size_in_words, time_in_words
 from skillshard.progress import advance
 from skillshard.shards.manifest import SPLITS, gathered
@@ -135,9 +136,10 @@ def write_tokens(
         TokensError: The tokenizer or the chat template cannot be used, a mask is asked for without ids, the shards have texts and no tokenizer
             is given, or a token id is not below the size of the vocabulary.
         ObservationError: A sample has no answer, a conversation cannot be rendered, or both `answer_after` and `prompt_field` are given.
-        ShardError: A shard differs from its entry in the manifest.
+        ShardError: `shards` is no opened shard set, or a shard differs from its entry in the manifest.
         StorageError: `out` holds something else.
     """
+    refuse_unopened(shards, ShardSet, "shards", "shard set", ShardError)
     form = shards.token_form
     if tokenizer is None:
         vocab_size = _vocabulary(shards, vocab_size, counts_only=counts_only)

@@ -35,9 +35,10 @@ from skillshard import artefact, places, storage
 from skillshard.corpus import Corpus, CorpusReading
 from skillshard.corpus.members import members_record, parse_members, refuse_absent, suffixes_beside_texts
 from skillshard.corpus.token_ids import in_words
-from skillshard.errors import ShardError
+from skillshard.errors import CorpusError, ShardError, TagsError
 from skillshard.execution import Backend, OnStage, Record, run, shown
 from skillshard.merge_levels import Merge
+from skillshard.opened import refuse_unopened
 from skillshard.shards.group import write_group
 from skillshard.shards.manifest import (
     MANIFEST,
@@ -131,6 +132,7 @@ def write_shards(
         TagsError: The tags belong to another corpus, or the corpus has changed.
         StorageError: `out` holds something else.
     """
+    _refuse_unopened(corpus, tags)
     if not 0 <= holdout < 1:
         raise ShardError(f"`{holdout=}`: give a share from 0 to below 1.")
     for name, value, values in (("copies", copies, get_args(Copies)), ("layout", layout, get_args(Layout))):
@@ -193,6 +195,8 @@ def append_shards(
         TagsError: The tags belong to another corpus, or the corpus has changed.
         StorageError: `out` holds something else.
     """
+    refuse_unopened(parent, ShardSet, "parent", "shard set", ShardError)
+    _refuse_unopened(corpus, tags)
     continued = parent_of(parent)
     if places.is_remote(out) and not places.is_remote(parent.root):
         raise ShardError(
@@ -209,6 +213,11 @@ def append_shards(
         continued,
     )
     return _make(corpus, tags, out, rules, shard_bytes, scratch, limit, backend, on_stage, progress)
+
+
+def _refuse_unopened(corpus: Corpus, tags: Tags) -> None:
+    refuse_unopened(corpus, Corpus, "corpus", "corpus", CorpusError)
+    refuse_unopened(tags, Tags, "tags", "set of tags", TagsError)
 
 
 @dataclass(frozen=True)

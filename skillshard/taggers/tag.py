@@ -43,6 +43,7 @@ from skillshard.corpus.mapping import in_keys
 from skillshard.errors import CorpusError, TagsError, name_some
 from skillshard.execution import Backend, OnStage, Record, keyed, run, shown, silent
 from skillshard.hash_ranges import id_hashes
+from skillshard.opened import refuse_unopened
 from skillshard.printable import counted
 from skillshard.stages import Stages
 from skillshard.taggers.ceiling import (
@@ -125,10 +126,11 @@ def tag_corpus(
         progress: Whether to show bars.
 
     Raises:
-        CorpusError: A sample is bad. The message names the file, the line and the remedy. Or more rows are bad than `max_set_aside` allows.
+        CorpusError: `corpus` is no opened corpus. Or a sample is bad: the message names the file, the line and the remedy. Or more rows are bad than `max_set_aside` allows.
         TagsError: No sample could be tagged, the tags have more than `MAX_SKILLS` skills, or the tagger reads texts and the samples are token ids.
         StorageError: `out` holds another artefact or other files.
     """
+    refuse_unopened(corpus, Corpus, "corpus", "corpus", CorpusError)
     ceiling = Ceiling(max_set_aside)
     reading = corpus.reading(max_sample_bytes)
     refuse_token_ids(tagger, reading)

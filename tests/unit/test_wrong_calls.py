@@ -40,6 +40,27 @@ CALLS = [
     ("static(fields=None)", "FieldError", "fields is None: give a tuple of dotted paths"),
     ("static(members=5)", "FieldError", "members is 5: give a tuple of suffixes"),
     ("static(field_defaults=['id'])", "FieldError", "field_defaults is ['id']: give a mapping"),
+    (
+        "ss.tag_corpus('corpus', None, 'out')",
+        "CorpusError",
+        "corpus is 'corpus': give an opened corpus, such as Corpus.open('corpus')",
+    ),
+    ("ss.write_shards('corpus', 'tags', 'out')", "CorpusError", "corpus is 'corpus': give an opened corpus"),
+    ("ss.write_shards(ss.Corpus(()), 'tags', 'out')", "TagsError", "tags is 'tags': give an opened set of tags"),
+    ("ss.append_shards('shards', None, None, 'out')", "ShardError", "parent is 'shards': give an opened shard set"),
+    ("ss.append_shards(shards, None, None, 'out')", "CorpusError", "corpus is None: give an opened corpus"),
+    ("ss.write_tokens('shards', None, 'out')", "ShardError", "shards is 'shards': give an opened shard set"),
+    (
+        "ss.learn_graph('shards', 'g', method='leave_one_out', steps=1, rule='difference')",
+        "ShardError",
+        "shards is 'shards': give an opened shard set",
+    ),
+    ("ss.open_recorded(run, 'shards')", "ShardError", "shards is 'shards': give an opened shard set"),
+    (
+        "ss.PackedTokens(mixer, 'tokens', block_tokens=4, separator=None)",
+        "TokensError",
+        "tokens is 'tokens': give an opened token set",
+    ),
     # positions
     ("mixer.batch(0, -3)", "PolicyError", "-3 draws from draw 0 on were asked for: give whole numbers"),
     ("mixer.batch('0', 3)", "PolicyError", "3 draws from draw '0' on were asked for"),
@@ -110,10 +131,10 @@ CALLS = [
             ("ss.ShardSet.open(b'shards')", "b'shards'"),
             ("ss.Corpus.open([None])", "None"),
             ("export_shards(shards, None, format='jsonl')", "None"),
-            ("ss.write_tokens(shards, 3, out)", "3"),
             ("ss.SkillGraph.identity(shards.skills).save(None)", "None"),
         )
     ),
+    ("ss.write_tokens(shards, 3, out)", "TokensError", "the tokenizer is of type builtins.int: give a tokenizer of"),
     # policies
     (
         "ss.policies.skill_it(GRAPH, eta=0.2, normalize_losses='no')",
@@ -136,8 +157,8 @@ CALLS = [
     ("export(members=5)", "ShardError", "`members=5`: give a list of suffixes"),
     ("export(policy='stratified', draws=5)", "PolicyError", "str is no policy"),
     ("export(policy=stratified(), draws=2.5)", "PolicyError", "`draws=2.5`: give 1 or more"),
-    ("export(format='megatron', tokens='tokens')", "TokensError", "`tokens='tokens'`: give an opened token set"),
-    ("export_shards('shards', out, format='jsonl')", "ShardError", "`shards='shards'`: give an opened shard set"),
+    ("export(format='megatron', tokens='tokens')", "TokensError", "tokens is 'tokens': give an opened token set"),
+    ("export_shards('shards', out, format='jsonl')", "ShardError", "shards is 'shards': give an opened shard set"),
 ]
 
 SCRIPT = """
