@@ -260,9 +260,10 @@ def _proposed_encoding(look: _Look, corpus: Corpus, layout: FileLayout) -> FileL
         return layout
     if any(is_utf16(_first_part(file)) for file in texts):
         return replace(layout, encoding="utf-16")
-    if look.num_bad and any(map(is_western, map(_head, texts))):
-        return replace(layout, encoding=WESTERN)
-    return layout
+    # The encoding holds for all files. So a few Western files among files in UTF-8 are rather set aside.
+    heads = [head for head in map(_head, texts) if not head.isascii()]
+    is_usual = 2 * len(heads) >= len(texts) and all(map(is_western, heads))
+    return replace(layout, encoding=WESTERN) if look.num_bad and heads and is_usual else layout
 
 
 def _head(file: CorpusFile) -> bytes:

@@ -221,6 +221,15 @@ def test_files_with_different_fields_are_told_and_no_row_is_proposed_to_be_set_a
     assert "--on-bad-sample" not in printed_command(tmp_path)
 
 
+@pytest.mark.parametrize("others", ["# plain", "# naïve"])
+def test_a_western_file_among_files_in_utf_8_does_not_change_the_encoding_of_all(others: str, tmp_path: Path) -> None:
+    for number in range(1 if others != "# plain" else 3):
+        (tmp_path / f"{number}.py").write_text(others)
+    (tmp_path / "old.c").write_bytes("/* café */".encode("cp1252"))
+    words = printed_command(tmp_path)
+    assert "--encoding" not in words and "--on-bad-sample" in words
+
+
 def test_a_text_file_of_many_lines_may_be_read_by_lines(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text(20 * "A sentence.\n")
     assert "--text-files lines makes each line a sample" in works("peek", tmp_path)
