@@ -109,7 +109,8 @@ def render_messages(messages: Any, path: str) -> tuple[str, list[Span]]:
     messages = with_roles(messages)
     if type(messages) is not list:
         raise BadRecord(
-            "wrong-type", f"the messages in {path!r} must be an array of objects, got {json_type(messages)}"
+            "wrong-type",
+            f"the messages in {path!r} must be an array of objects or of strings, got {json_type(messages)}",
         )
     parts: list[str] = []
     spans: list[Span] = []

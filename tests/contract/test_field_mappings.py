@@ -187,8 +187,9 @@ def test_beside_a_corpus_with_answers_the_whole_text_of_another_corpus_is_an_ans
             "the field 'answer_spans' is taken: the spans of the answers stand there. Rename the field",
         ),
         ({"chat": []}, {"messages": "messages"}, "missing-field", "no field 'messages' for the text; the row has chat"),
-        ({"m": "hi"}, {"messages": "m"}, "wrong-type", "the messages in 'm' must be an array of objects, got a string"),
-        ({"m": ["hi"]}, {"messages": "m"}, "wrong-type", "the message 'm.0' must be an object, got a string"),
+        ({"m": "hi"}, {"messages": "m"}, "wrong-type", "the messages in 'm' must be an array of objects or of strings, got a string"),
+        ({"m": [{"role": "user", "content": "hi"}, 3]}, {"messages": "m"}, "wrong-type", "the message 'm.1' must be an object, got a number (3)"),
+        ({"m": ["hi"]}, {"messages": "m"}, "empty-text", "the messages in 'm' have no answer of the assistant; the roles are user"),
         (
             {"m": [{"speaker": "human", "value": "hi"}]},
             {"messages": "m"},

@@ -255,9 +255,8 @@ def test_an_unknown_suffix_is_refused_with_the_options_that_read_the_file(tmp_pa
     assert "To read the file as lines of JSON, give --bare-files jsonl" in fails(*tag)
     assert "--bare-files text" in works("peek", tmp_path / "eng.train").splitlines()[-1]
     (tmp_path / "wiki_00").write_text('{"text": "x"}')
-    assert "Files without a suffix are read with their format, such as --bare-files jsonl" in fails(
-        *tag[:2], tmp_path, *tag[3:]
-    )
+    folder = ("tag", "metadata", tmp_path, "--out", tmp_path.with_name("T"), "--field", "a")
+    assert "Files without a suffix are read with their format, such as --bare-files jsonl" in fails(*folder)
 
 
 def test_all_bad_rows_are_named_with_file_and_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -293,10 +293,10 @@ def test_a_run_that_has_not_begun_is_verified_and_said_to_wait(days: Days, tmp_p
         ("seen", new, "--id", days.ids[0]),
         ("replay", new),
         ("diff", new, days.runs[0]),
-        ("inspect", new, "--json"),
         ("report", new, "--out", tmp_path / "report.html"),
     ):
         assert fails(*verb) == sentence
+    assert json.loads(works("inspect", new, "--json"))["kind"] == "waiting run"
     shown = works("inspect", new)
     assert f"in {days.runs[0]} from draw 100, an unknown step; policy of that run: loss_order" in shown
     assert (
