@@ -16,6 +16,8 @@ def is_whole(value: object, least: int, most: int = 2**62) -> bool:
     >>> [is_whole(value, 1, 8) for value in (1, 8, 9, 0, 8.0, True, "8", None)]
     [True, True, False, False, False, False, False, False]
     """
+    if type(value) is int:  # the usual case: a look at the protocol takes ten times as long
+        return least <= value <= most
     return not isinstance(value, bool) and isinstance(value, SupportsIndex) and least <= operator.index(value) <= most
 
 

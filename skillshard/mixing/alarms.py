@@ -160,12 +160,13 @@ def _rising(
     window = [observation for observation in observations if not observation.left_out][-RISING_REPORTS - 1 :]
     if len(window) <= RISING_REPORTS:
         return
+    before = next((record for record in rounds if record.first_draw + record.num_draws > window[0].draw), rounds[0])
     for number, skill in enumerate(run.skills):
         losses = [observation.losses.get(skill) for observation in window]
-        rises = all(a is not None and b is not None and b > a for a, b in pairwise(losses))
-        before = next((record for record in rounds if record.first_draw + record.num_draws > window[0].draw), rounds[0])
+        if not all(a is not None and b is not None and b > a for a, b in pairwise(losses)):
+            continue
         weight_before, weight = before.weights[number], rounds[-1].weights[number]
-        if rises and weight > weight_before:
+        if weight > weight_before:
             yield Alarm(
                 "rising-loss",
                 skill,

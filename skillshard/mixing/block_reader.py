@@ -66,35 +66,67 @@ class BlockReader:
 
     def read(self, blocks: Int[np.ndarray, " block"]) -> ReadBlocks:
         """Read blocks in any order. Blocks beyond the end of the stream are left out."""
-        return self._neighbours(blocks) or self._scattered(blocks)
+        if len(blocks) and (blocks[1:] - blocks[:-1] == 1).all():
+            return self.read_neighbours(int(blocks[0]), len(blocks))
+        return self._scattered(blocks)
 
-    def _neighbours(self, blocks: Int[np.ndarray, " block"]) -> ReadBlocks | None:
-        """Read neighbouring blocks of one table, the usual case of a process that reads on. Return None for other blocks.
+    def read_neighbours(self, first: int, num: int) -> ReadBlocks:
+        """Read the blocks first .. first + num - 1, the usual case of a process that reads on."""
+        blocks = np.arange(first, first + num)
+        return self._neighbours(blocks, first, num) or self._scattered(blocks)
 
-        The result is that of `_scattered`. The segments are a slice of the table, so that a batch takes half the time.
+    def _neighbours(self, blocks: Int[np.ndarray, " block"], first_block: int, num: int) -> ReadBlocks | None:
+        """Read neighbouring blocks whose every place holds a token. Return None for other blocks.
+
+        The result is that of `_scattered`. The segments are slices of the tables, so that a batch takes half the time.
         """
-        num = len(blocks)
-        if not num or int(blocks[-1]) - int(blocks[0]) != num - 1 or not (blocks[1:] - blocks[:-1] == 1).all():
+        if not self.rounds.packing.is_dense or num <= 0:
             return None
-        first = int(blocks[0]) * self.block_tokens
+        first = first_block * self.block_tokens
         stop = first + num * self.block_tokens
-        packed = self.rounds.at(first) if self.rounds.packing.is_dense else None
-        if packed is None or packed.end < stop:
-            return None
-        table = packed.table_at(first)
-        if table.end < stop:
-            return None
-        chosen = slice(*table.start.searchsorted((first, stop)).tolist())
+        ids = np.empty(stop - first, np.int64)
+        answer = np.ones(stop - first, bool) if self.has_answers else None
+        columns, place = [], first
+        while place < stop:
+            packed = self.rounds.at(place)
+            if packed is None:
+                return None  # the last block of the stream is filled up
+            table = packed.table_at(place)
+            end = min(table.end, stop)
+            columns.append(self._copy_places(table, place, end, ids, answer, first))
+            place = end
+        return ReadBlocks(blocks, ids, answer, _joined(columns))
+
+    def _copy_places(
+        self,
+        table: IdTable,
+        start: int,
+        stop: int,
+        ids: Int[np.ndarray, " token"],
+        answer: Bool[np.ndarray, " token"] | None,
+        first: int,
+    ) -> Segments:
+        """Copy the tokens at neighbouring places of a table into a batch, and return their segments.
+
+        Args:
+            table: Table without a place that holds no token.
+            start, stop: First place, and the place after the last. A segment begins at `start`, and a segment ends before `stop`.
+            ids, answer: Tokens of the batch and their mask.
+            first: First place of the batch.
+        """
+        chosen = slice(*table.start.searchsorted((start, stop)).tolist())
+        inside = slice(start - first, stop - first)
         copied, mask = table.copy(chosen)
-        ids, answer = copied.astype(np.int64), None if mask is None else mask.astype(bool)
+        ids[inside] = copied
+        if answer is not None and mask is not None:
+            answer[inside] = mask
         if self.separator is not None:
-            places = table.last_tokens[slice(*table.last_tokens.searchsorted((first, stop)).tolist())] - first
-            ids[places] = self.separator
-            if answer is not None:
-                answer[places] = True
-        return ReadBlocks(
-            blocks, ids, answer, Segments(table.start[chosen] - first, table.draw[chosen], table.skill[chosen])
-        )
+            ends = slice(*table.last_tokens.searchsorted((start, stop)).tolist())
+            separators = table.last_tokens[ends] - first
+            ids[separators] = self.separator
+            if answer is not None and mask is not None:
+                answer[separators] = True
+        return Segments(table.start[chosen] - first, table.draw[chosen], table.skill[chosen])
 
     def _scattered(self, blocks: Int[np.ndarray, " block"]) -> ReadBlocks:
         """Read blocks in any order, over the ends of windows, and with places without a token."""

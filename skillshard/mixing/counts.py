@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from skillshard.mixing.order import ENDLESS, SCALE_BITS, draw_weights, fixed_point, interleave, limited_quotas
+from skillshard.mixing.order import ENDLESS, SCALE_BITS, draw_weights, fixed_point, limited_quotas, round_order
 from skillshard.mixing.round_records import RoundRecord
 from skillshard.mixing.run_records import RunRecord
 
@@ -54,7 +54,7 @@ def drawn_at(run: RunRecord, record: RoundRecord, draw: int) -> list[int]:
     """Count the draws of each skill among the first `draw` draws of the stream. The last of these draws lies in this round or later."""
     seen, counts = min(draw - record.first_draw, record.num_draws), record.counts
     if seen < sum(counts):
-        skill, _ = interleave(np.array(counts), "round", run.seed, record.round)
+        skill, _ = round_order(counts, seed=run.seed, number=record.round)
         counts = np.bincount(skill[:seen], minlength=len(counts)).tolist()
     return list(map(operator.add, record.drawn_before, counts))
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from skillshard.errors import PolicyError
 from skillshard.mixing.counts import in_unit, round_counts
-from skillshard.mixing.order import interleave
+from skillshard.mixing.order import round_order
 from skillshard.mixing.records import Records, counted_at
 from skillshard.mixing.round_records import ObservationRecord, RoundRecord, SteeredRoundRecord
 from skillshard.mixing.run_records import RunRecord
@@ -158,7 +158,7 @@ def _num_draws(
     """Count the draws of the round. With repeat="stop" the round ends before the first draw that would repeat a sample."""
     if run.repeat != "stop" or np.all(counts <= unseen):
         return int(counts.sum())
-    skill, slot = interleave(counts, "round", run.seed, number)
+    skill, slot = round_order(counts.tolist(), seed=run.seed, number=number)
     # Slots are numbered skill by skill, so the slot minus the first slot of the skill counts the skill's earlier draws.
     earlier = slot - (np.cumsum(counts) - counts)[skill]
     return int(np.argmax(earlier >= unseen[skill]))

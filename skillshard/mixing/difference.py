@@ -11,7 +11,7 @@ from skillshard import canonical
 from skillshard.artefact import differences
 from skillshard.mixing.chain import Chain, Segment
 from skillshard.mixing.ledger_record import RecordType
-from skillshard.mixing.order import interleave
+from skillshard.mixing.order import round_order
 from skillshard.mixing.place_records import AheadEpoch, SkipInEpoch
 from skillshard.mixing.records import Numbered, Records
 from skillshard.mixing.round_records import SteeredRoundRecord
@@ -214,7 +214,7 @@ def _skills_of_draws(
         num = record.num_draws if segment.end is None else min(record.num_draws, segment.end - record.first_draw)
         if num <= 0:
             return
-        skill, _ = interleave(np.array(record.counts), "round", run.seed, record.round)
+        skill, _ = round_order(record.counts, seed=run.seed, number=record.round)
         yield own[skill[:num]]
 
 

@@ -9,13 +9,11 @@ of the new run may differ. docs/design/0016 has the reasons.
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from skillshard.errors import LedgerError, TokensError
 from skillshard.mixing.counts import drawn_at
 from skillshard.mixing.ledger import HANDOVER, RUN, Ledger, read_record
 from skillshard.mixing.noted_places import known_tokens
-from skillshard.mixing.order import interleave
+from skillshard.mixing.order import round_order
 from skillshard.mixing.place_records import (
     AheadSkippedPart,
     CutSample,
@@ -319,7 +317,7 @@ def _last_draw(records: Records, newest: RoundRecord | None, draw: int) -> tuple
     """
     run = records.run
     if newest is not None:
-        skill, _ = interleave(np.array(newest.counts), "round", run.seed, newest.round)
+        skill, _ = round_order(newest.counts, seed=run.seed, number=newest.round)
         return beginnings(run)[int(skill[draw - 1 - newest.first_draw])].place.label, None
     # The last draw belongs to an earlier run.
     before = read_record(records.ledger, HANDOVER, HandoverRecord) if run.continues else None

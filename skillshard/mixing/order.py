@@ -16,6 +16,9 @@ Randomness is keyed by labels (`skillshard.keyed_random`), so the order does not
 All functions are NumPy over whole rounds and take about 0.1 microseconds per draw.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -27,6 +30,8 @@ SCALE_BITS = 40
 The product of a weight and the number of draws of a round, at most 2**62, fits into a signed integer of 64 bits.
 """
 MAX_ROUND_DRAWS = 1 << 22
+KEPT_DRAWS = 1 << 15
+"""Largest number of draws of a round whose order stays in memory. The orders of four such rounds take 2 MB."""
 ENDLESS = int(np.iinfo(np.int64).max)
 """A number of draws larger than any stream."""
 ORDER_VERSION = "order/1"
@@ -191,3 +196,25 @@ def interleave(
     keys.sort(kind="stable")
     slot = (keys & np.uint64((1 << 22) - 1)).astype(np.int64)
     return np.repeat(np.arange(len(counts)), counts).take(slot), slot
+
+
+def round_order(
+    counts: Sequence[int], *, seed: int, number: int
+) -> tuple[Int[np.ndarray, " draw"], Int[np.ndarray, " draw"]]:
+    """Order the draws of a round of a run, as `interleave` does. The arrays may be read-only, because the last orders stay in memory.
+
+    Args:
+        counts: Number of draws of each skill.
+        seed: Seed of the run.
+        number: Number of the round.
+    """
+    # The plan of a round and the draws before an observation in the round need the same order, one soon after the other.
+    make = _kept_order if sum(counts) <= KEPT_DRAWS else _kept_order.__wrapped__
+    return make(tuple(counts), seed, number)
+
+
+@lru_cache(maxsize=4)
+def _kept_order(counts: tuple[int, ...], seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    skill, slot = interleave(np.array(counts), "round", seed, number)
+    skill.flags.writeable = slot.flags.writeable = False  # shared by all who ask
+    return skill, slot

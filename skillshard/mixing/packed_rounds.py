@@ -40,8 +40,8 @@ class PackedRounds:
         """Find the round that holds a place of the stream. Return None beyond the end of the stream."""
         # The cheapest way first: a round in memory, then the next round, then a search in the ledger, then rounds that the
         # ledger does not have yet, which are decided one after the other.
-        # A copy of the values, because another thread may add a round in the meantime.
-        for packed in list(self._in_memory.values()):
+        # A copy of the values, because another thread may add a round in the meantime. The newest round is the likely one.
+        for packed in reversed(list(self._in_memory.values())):
             if packed.first <= place < packed.end:
                 return packed
         if place < self.begin.block * self.block_tokens + self.begin.left:

@@ -27,7 +27,7 @@ from skillshard import places
 from skillshard.canonical import first_fault
 from skillshard.errors import LedgerError, PolicyError, RoundError, TokensError, did_you_mean, name_some
 from skillshard.loss import LossKind, MeasuredOn
-from skillshard.mixing.block_reader import BlockReader
+from skillshard.mixing.block_reader import BlockReader, ReadBlocks
 from skillshard.mixing.metrics import MOST_SKILLS
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packed_batch import PackedBatch, Segments
@@ -186,9 +186,15 @@ class PackedTokens:
             TokensError: A file of tokens is damaged, or belongs to another token set.
             FieldError: A sample lacks a field of the mixer.
         """
+        self._check_read()
+        return self._batch_of(self._reader.read(np.asarray(blocks, np.int64)))
+
+    def _check_read(self) -> None:
+        """Refuse a stream that was moved by its mixer, and record the beginning before a block is read."""
         self._refuse_moved()
         self._begin.record()
-        read = self._reader.read(np.asarray(blocks, np.int64))
+
+    def _batch_of(self, read: ReadBlocks) -> PackedBatch:
         sample_draw, fields = self._fields(read.segments)
         shape = (len(read.block), self.block_tokens)
         answer = None if read.answer is None else read.answer.reshape(shape)
@@ -213,7 +219,8 @@ class PackedTokens:
 
     def batch(self, first: int, num: int) -> PackedBatch:
         """Read the blocks first .. first + num - 1, or the blocks up to the end of the stream."""
-        return self.at(np.arange(first, first + num))
+        self._check_read()
+        return self._batch_of(self._reader.read_neighbours(first, num))
 
     def batches(self, batch_size: int) -> Iterator[PackedBatch]:
         """Iterate over the stream in batches from its position. Each yielded batch advances `block`."""

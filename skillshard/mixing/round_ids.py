@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Bool, Int, Integer
 
-from skillshard.mixing.round_plan import Maps, RoundPlan
+from skillshard.mixing.round_plan import Maps, RoundPlan, joined_bytes
 from skillshard.shards.token_manifest import id_dtype
 from skillshard.shards.token_set import CHECK_BYTES, CheckedBytes, SkillTokens
 
@@ -45,9 +46,10 @@ class CheckedMaps:
         Raises:
             TokensError: A MiB of a file with a part of a stretch differs from its digest.
         """
-        # Entry i is the number of unchecked parts before part i of all files, so one subtraction shows whether a stretch is checked.
-        unchecked = np.concatenate([[0], np.cumsum(np.concatenate([~file.is_checked for file in self._files]))])
-        if unchecked[-1] and len(which):
+        is_checked = np.concatenate([file.is_checked for file in self._files])
+        if not is_checked.all() and len(which):
+            # Entry i is the number of unchecked parts before part i of all files, so one subtraction shows whether a stretch is checked.
+            unchecked = np.concatenate([[0], np.cumsum(~is_checked)])
             first_part = self._first_part[which]
             first, last = first_part + start // CHECK_BYTES, first_part + (end - 1) // CHECK_BYTES
             stale = unchecked[last + 1] > unchecked[first]
@@ -61,6 +63,10 @@ class CheckedMaps:
     def joined(self, views: np.ndarray) -> memoryview:
         """Copy the bytes of all views, one after the other."""
         return self._maps.joined(views)
+
+    def array(self, views: np.ndarray) -> pa.Array:
+        """Return the bytes of the views as an array of Arrow, without a copy."""
+        return self._maps.array(views)
 
     def copied(
         self,
@@ -92,7 +98,9 @@ def counts_of(plan: RoundPlan, tokens: Sequence[SkillTokens]) -> Int[np.ndarray,
         plan: Rows of the samples of the round.
         tokens: Tokens of each skill of the mix.
     """
-    counts = [tokens[skill].rows(shard)[rows] for (skill, shard), rows in zip(plan.segments, plan.rows, strict=True)]
+    counts = [
+        tokens[skill].rows(shard).take(rows) for (skill, shard), rows in zip(plan.segments, plan.rows, strict=True)
+    ]
     return np.concatenate(counts).take(plan.slot).astype(np.int64)
 
 
@@ -131,10 +139,32 @@ class IdTable:
         Returns:
             The ids in their type on disk, and the mask of answers (uint8) or None. The id in the place of a separator has no meaning.
         """
-        ids = np.frombuffer(self.files.ids.joined(self.views[segments]), self.files.dtype)
+        ids = np.frombuffer(_copied(self.files.ids, self.views, self._id_bytes, segments), self.files.dtype)
         if self.files.answers is None or self.answer_views is None:
             return ids, None
-        return ids, np.frombuffer(self.files.answers.joined(self.answer_views[segments]), np.uint8)
+        answers = _copied(self.files.answers, self.answer_views, self._answer_bytes, segments)
+        return ids, np.frombuffer(answers, np.uint8)
+
+    @cached_property
+    def _id_bytes(self) -> pa.Array:
+        """Bytes of the ids of each segment, not copied yet. Made once, so that each batch takes a part."""
+        return self.files.ids.array(self.views)
+
+    @cached_property
+    def _answer_bytes(self) -> pa.Array | None:
+        """Bytes of the mask of each segment, or None without answers."""
+        if self.files.answers is None or self.answer_views is None:
+            return None
+        return self.files.answers.array(self.answer_views)
+
+
+def _copied(
+    maps: CheckedMaps, views: np.ndarray, array: pa.Array, segments: slice | Int[np.ndarray, " some"]
+) -> memoryview:
+    """Copy the bytes of some segments, one after the other. `array` has the bytes of all views."""
+    if isinstance(segments, slice):
+        return joined_bytes(array.slice(segments.start, segments.stop - segments.start))
+    return maps.joined(views[segments])
 
 
 class IdFiles:
@@ -221,14 +251,14 @@ class RoundIds:
             is_last: Whether the segment ends with its draw, the separator included.
             first, first_draw: Number of places and of draws of the stream before the round.
         """
-        before = self._start[draw] - begin
-        views, answer_views = self.files.views(self._file[draw], start + before, stop + before)
+        before = self._start.take(draw) - begin
+        views, answer_views = self.files.views(self._file.take(draw), start + before, stop + before)
         return IdTable(
             start + first,
             stop + first,
             end + first,
             draw + first_draw,
-            self._skill[draw],
+            self._skill.take(draw),
             is_last,
             views,
             answer_views,

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Int, UInt32
 
 from skillshard.errors import ShardError
 from skillshard.mixing.fields import ID, Fields, metas_of
-from skillshard.mixing.order import interleave
+from skillshard.mixing.order import round_order
 from skillshard.mixing.round_records import RoundRecord
 from skillshard.mixing.skill_order import SkillOrder
 from skillshard.shards.layouts import LAYOUTS, TarLayout
@@ -63,6 +64,10 @@ stay 0.
 """
 
 
+# Made once: the options take as long as the call.
+_TO_BYTES = pc.CastOptions.safe(pa.large_binary())
+
+
 class Maps:
     """Files mapped into memory, from which Arrow cuts texts. A loop in Python takes a quarter longer (docs/LOG.md).
 
@@ -104,9 +109,12 @@ class Maps:
         return views
 
     def joined(self, views: np.ndarray) -> memoryview:
-        """Copy the bytes of all views, one after the other. The copy runs in Arrow, without a step in Python for each view."""
-        array = pa.Array.from_buffers(pa.binary_view(), len(views), [None, pa.py_buffer(views), *self._windows])
-        return memoryview(array.cast(pa.large_binary()).buffers()[2] or b"")
+        """Copy the bytes of all views, one after the other."""
+        return joined_bytes(self.array(views))
+
+    def array(self, views: np.ndarray) -> pa.Array:
+        """Return the bytes of the views as an array of Arrow, without a copy."""
+        return pa.Array.from_buffers(pa.binary_view(), len(views), [None, pa.py_buffer(views), *self._windows])
 
     def texts(self, views: np.ndarray) -> list[str]:
         """Cut the text of each view."""
@@ -132,6 +140,11 @@ class Maps:
         spans = zip(which.tolist(), start.tolist(), end.tolist(), strict=True)
         maps = self._maps
         return [maps[file][first:last] for file, first, last in spans]
+
+
+def joined_bytes(array: pa.Array) -> memoryview:
+    """Copy the bytes of an array of `Maps`, one entry after the other. The copy runs in Arrow, without a step in Python for each entry."""
+    return memoryview(pc.call_function("cast", [array], _TO_BYTES).buffers()[2] or b"")
 
 
 def joined(parts: Sequence[Places]) -> Places:
@@ -267,10 +280,11 @@ class RoundPlan:
 
 
 def order_round(record: RoundRecord, *, seed: int) -> tuple[Int[np.ndarray, " draw"], Int[np.ndarray, " draw"]]:
-    """Return the skill and the slot of each draw of a round, as `interleave` does."""
-    skill, slot = interleave(np.array(record.counts), "round", seed, record.round)
-    # With repeat="stop" the last round has fewer draws than its counts, so the order is cut.
-    return skill[: record.num_draws], slot[: record.num_draws]
+    """Return the skill and the slot of each draw of a round, as `round_order` does."""
+    skill, slot = round_order(record.counts, seed=seed, number=record.round)
+    # With repeat="stop" the last round has fewer draws than its counts, so the order is cut. The arrays are copies: the skills of a
+    # batch are a part of them, and a trainer may write into its batch.
+    return skill[: record.num_draws].copy(), slot[: record.num_draws].copy()
 
 
 def number_round(record: RoundRecord, *, seed: int) -> tuple[Int[np.ndarray, " draw"], Int[np.ndarray, " draw"]]:

@@ -8,6 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -549,14 +550,13 @@ def _part_of(token: int, before: int, sizes: Int[np.ndarray, " part"]) -> tuple[
 
 def _joined(parts: Iterable[Stretch]) -> Stretch:
     """Join neighbouring stretches."""
-    segments, places, num_rows = [], list[np.ndarray](), 0
-    is_in_order = True
-    for part in parts:
-        is_in_order &= part.place is None
-        places.append(num_rows + _places(part))
-        segments += part.segments
-        num_rows += part.num_rows
-    return Stretch(segments, None if is_in_order else np.concatenate(places))
+    parts = list(parts)
+    segments = [segment for part in parts for segment in part.segments]
+    if all(part.place is None for part in parts):
+        return Stretch(segments, None)
+    begins = accumulate((part.num_rows for part in parts), initial=0)
+    places = [begin + _places(part) for part, begin in zip(parts, begins, strict=False)]
+    return Stretch(segments, np.concatenate(places))
 
 
 def _places(stretch: Stretch) -> Int[np.ndarray, " draw"]:

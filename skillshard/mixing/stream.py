@@ -228,7 +228,7 @@ class Stream(Protocol):
 
 def whole_number(name: str, value: object) -> int:
     """Convert a number of steps or draws to an int. Raise ObservationError for a value that is no whole number from 0 to 2**62."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, SupportsIndex)):
         raise ObservationError(f"{name} is {value!r}: give a whole number >= 0. Nothing was recorded.")
     number = operator.index(value)
     if not 0 <= number <= LAST_DRAW:

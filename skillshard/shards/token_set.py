@@ -67,6 +67,9 @@ CHECK_BYTES = 1 << 20
 # The rows of a stripe of the order. The sums of a shard of 64 MB then take 500 bytes.
 ROWS_SUMMED = 1024
 """Number of rows between two known positions in the ids of a shard."""
+# A reader moves from a stripe to the next stripe. Within an epoch with appended samples it reads two stripes side by side.
+PARTS_KEPT = 2
+"""Number of parts of a skill, of `ROWS_SUMMED` rows each, whose first ids stay in memory: 8 kB for each part."""
 _WORDS = FileWords(TokensError, MANIFEST, ANEW)
 _COUNT = np.dtype("<u4")
 
@@ -158,6 +161,7 @@ class SkillTokens:
     kept: KeptIds | None
     _counts: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
     _sums: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _starts: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
     _ids: dict[int, ShardIds] = field(default_factory=dict, init=False, repr=False, compare=False)
     # One byte per MiB of ids. The arrays outlive the maps, so that a MiB is checked once in a process and not once in an epoch.
     _checked: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -190,11 +194,24 @@ class SkillTokens:
 
     def starts(self, shard: int, rows: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
         """Return the position in the shard's ids of the first id of each row. The rows lie within `ROWS_SUMMED` rows or a few times more."""
-        counts = self.rows(shard)
-        sums = memoized(self._sums, shard, self._sums_of, most=MAX_OPEN)
+        part = int(rows[0]) // ROWS_SUMMED
+        inside = rows - part * ROWS_SUMMED
+        # The rows of a stripe of the order lie in one part. A row before the part is a very large number without a sign.
+        if int(inside.view(np.uint64).max()) < ROWS_SUMMED:
+            return memoized(self._starts, (shard, part), self._starts_of, most=PARTS_KEPT).take(inside)
         part, end = int(rows.min()) // ROWS_SUMMED, int(rows.max()) + 1
-        inside = np.cumsum(counts[part * ROWS_SUMMED : end], dtype=np.int64)
-        return sums[part] + (inside - counts[part * ROWS_SUMMED : end])[rows - part * ROWS_SUMMED]
+        return self._starts_between(shard, part, end).take(rows - part * ROWS_SUMMED)
+
+    def _starts_of(self, place: tuple[int, int]) -> Int[np.ndarray, " row"]:
+        """Return the position of the first id of each row of a part of a shard, `ROWS_SUMMED` rows."""
+        shard, part = place
+        return self._starts_between(shard, part, (part + 1) * ROWS_SUMMED)
+
+    def _starts_between(self, shard: int, part: int, end: int) -> Int[np.ndarray, " row"]:
+        """Return the position of the first id of each row from the beginning of a part up to a row."""
+        sums = memoized(self._sums, shard, self._sums_of, most=MAX_OPEN)
+        counts = self.rows(shard)[part * ROWS_SUMMED : end]
+        return sums[part] + np.cumsum(counts, dtype=np.int64) - counts
 
     def _sums_of(self, shard: int) -> Int[np.ndarray, " part"]:
         """Return the number of tokens before every `ROWS_SUMMED`-th row."""
@@ -274,7 +291,7 @@ class SkillTokens:
 
     def __getstate__(self) -> dict[str, object]:
         # Memory maps cannot be pickled. Another process maps and checks the files itself.
-        return {**self.__dict__, "_counts": {}, "_sums": {}, "_ids": {}, "_checked": {}}
+        return {**self.__dict__, "_counts": {}, "_sums": {}, "_starts": {}, "_ids": {}, "_checked": {}}
 
     def verify(self) -> list[str]:
         """Read all files and return one sentence for each fault."""

@@ -3,11 +3,14 @@
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillshard.keyed_random import permutation
-from skillshard.mixing.order import SCALE_BITS, fixed_point, interleave, limited_quotas, quotas
+from skillshard.mixing.order import SCALE_BITS, fixed_point, interleave, limited_quotas, quotas, round_order
+from skillshard.mixing.round_plan import order_round
+from skillshard.mixing.round_records import RoundRecord
 from skillshard.mixing.skill_order import STRIPE_ROWS, OpenEpoch, Permutation, SkillOrder
 
 raw_weights = st.lists(st.floats(0, 1), min_size=1, max_size=9).filter(lambda weights: sum(weights) > 1e-6)
@@ -94,6 +97,46 @@ def test_a_round_holds_its_counts_and_every_prefix_is_close_to_its_share(counts:
         so_far = np.cumsum(skill == number)
         expected = count * np.arange(1, num_draws + 1) / num_draws
         assert np.all(np.abs(so_far - expected) < 1 + num_skills * count / num_draws + 1e-9)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 9), min_size=1, max_size=4).filter(any), st.integers(0, 2), st.integers(0, 3)
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_an_order_in_memory_is_the_order_of_its_round(asked: list[tuple[list[int], int, int]]) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("skillshard.mixing.order.KEPT_DRAWS", 12)  # rounds with more draws are ordered anew
+        for counts, seed, number in asked:
+            expected = interleave(np.array(counts), "round", seed, number)
+            got = round_order(counts, seed=seed, number=number)
+            assert [part.tolist() for part in got] == [part.tolist() for part in expected]
+
+
+def test_whoever_writes_into_an_order_changes_no_other_order() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        round_order([4, 2], seed=0, number=0)[0][:] = 7
+    fields = {"weights": [0.5, 0.5], "epochs": [0.0, 0.0], "drawn_before": [0, 0], "carry": [0, 0], "observed_to": -1}
+    record = RoundRecord(
+        round=0,
+        first_draw=0,
+        num_draws=6,
+        counts=[4, 2],
+        num_observed=0,
+        observations=[],
+        last_observation=None,
+        policy_state={},
+        previous="",
+        **fields,
+    )
+    before = [part.tolist() for part in order_round(record, seed=0)]
+    for part in order_round(record, seed=0):
+        part[:] = 7
+    assert [part.tolist() for part in order_round(record, seed=0)] == before
 
 
 @given(st.integers(1, 5000), st.integers(0, 99))

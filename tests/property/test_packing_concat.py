@@ -67,6 +67,46 @@ def test_blocks_in_any_order_are_the_tokens_of_the_draws_in_order(
     assert batch.skill_tokens.tolist() == expected
 
 
+@given(
+    block_tokens=st.integers(1, 60),
+    separator=st.sampled_from([None, EOS]),
+    round_draws=st.integers(7, 60),
+    window_draws=st.integers(3, 70),
+    batches=st.lists(st.tuples(st.integers(0, 200), st.integers(1, 40)), min_size=1, max_size=4),
+)
+@slow
+def test_neighbouring_blocks_are_the_same_blocks_read_one_by_one(
+    uneven: Counted,
+    tmp_path_factory: pytest.TempPathFactory,
+    block_tokens: int,
+    separator: str | None,
+    round_draws: int,
+    window_draws: int,
+    batches: list[tuple[int, int]],
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        # A batch reaches over the ends of rounds and of windows. A window may have no draw with a token.
+        for module in ("packings.concat", "packings.sample_round"):
+            patched.setattr(f"skillshard.mixing.{module}.WINDOW_DRAWS", window_draws)
+        stream = stream_of(
+            uneven,
+            tmp_path_factory.mktemp("ledger"),
+            block_tokens=block_tokens,
+            separator=separator,
+            round_draws=round_draws,
+            repeat="cap:2",
+        )
+        num_blocks = stream.length()
+        assert num_blocks is not None
+        for first, num in batches:
+            batch, rows = stream.batch(first % num_blocks, num), range(first % num_blocks, first % num_blocks + num)
+            scattered = stream.at(np.array(rows)[::-1])
+            assert batch.block.tolist() == [block for block in rows if block < num_blocks]
+            assert batch.input_ids.tolist() == scattered.input_ids[::-1].tolist()
+            assert batch.draw.tolist() == scattered.draw[::-1].tolist()
+            assert batch.skill_tokens.tolist() == scattered.skill_tokens[::-1].tolist()
+
+
 def test_positions_count_from_the_begin_of_each_sample(uneven: Counted, tmp_path: Path) -> None:
     batch = stream_of(uneven, tmp_path, block_tokens=50).batch(0, 20)
     for draws, positions in zip(batch.draw.tolist(), batch.position_ids.tolist(), strict=True):

@@ -67,6 +67,22 @@ def mixer(shards: ShardSet, folder: Path, **arguments: Any) -> Mixer:
     return Mixer(shards, arguments.pop("policy", stratified()), ledger=folder / "run", round_draws=50, **arguments)
 
 
+def test_the_first_ids_of_rows_in_any_order_follow_the_ids_before(
+    counts: TokenSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skillshard.shards.token_set.ROWS_SUMMED", 4)
+    parts = set()
+    for skill in counts.train.values():
+        for shard in range(len(skill.columns.number)):
+            sizes = skill.rows(shard).astype(np.int64)
+            expected = np.cumsum(sizes) - sizes
+            for first in range(len(sizes)):
+                for rows in (np.arange(first, min(first + 6, len(sizes))), np.arange(first, -1, -1)[:6]):
+                    assert skill.starts(shard, rows).tolist() == expected[rows].tolist()
+                    parts.add(len(set((rows // 4).tolist())))
+    assert parts >= {1, 2}
+
+
 @pytest.mark.parametrize("special_tokens", [False, True])
 def test_every_sample_is_counted(uneven: ShardSet, tmp_path: Path, special_tokens: bool) -> None:
     counts = counted(uneven, tmp_path / "T", special_tokens=special_tokens)

@@ -7,6 +7,7 @@ finds the draws of a block.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int
@@ -27,7 +28,7 @@ class ConcatRound(SampleRound):
 
     begins: Int[np.ndarray, " bound"]
 
-    @property
+    @cached_property
     def end(self) -> int:
         """Number of places of the stream before the next round."""
         return self.first + int(self.begins[-1])
@@ -39,24 +40,32 @@ class ConcatRound(SampleRound):
     def number_at(self, place: int) -> int:
         """Return the draw of a place of the stream, counted from the beginning of the round."""
         # With side="right" a draw without tokens, whose end equals its beginning, is passed over.
-        return int(np.searchsorted(self.begins[1:], place - self.first, side="right"))
+        return int(self.begins[1:].searchsorted(place - self.first, side="right"))
 
     def table(self, window: int) -> IdTable:
         """Make the table of a window of draws with at least one token."""
-        begins = self.begins
-        draws = slice(window * WINDOW_DRAWS, min((window + 1) * WINDOW_DRAWS, len(begins) - 1))
-        begin, end = int(begins[draws.start]), int(begins[draws.stop])
-        first_cut = -(self.first + begin) % self.block_tokens + begin
-        cuts = np.concatenate([begins[draws], np.arange(first_cut, end, self.block_tokens)])
-        cuts.sort(kind="stable")  # a merge of two rising parts
-        # A draw without tokens begins where the next draw begins, or at the end of the window. So it has no beginning of its own.
-        start = cuts[np.append(cuts[1:], end) != cuts]
+        first_draw, end_draw = window * WINDOW_DRAWS, min((window + 1) * WINDOW_DRAWS, len(self.begins) - 1)
+        bounds = self.begins[first_draw : end_draw + 1]
+        begin, end = int(bounds[0]), int(bounds[-1])
+        # A draw without tokens has no segment.
+        draws = np.flatnonzero(bounds[1:] > bounds[:-1])
+        begins = bounds.take(draws)
+        cuts = np.arange(-(self.first + begin) % self.block_tokens + begin, end, self.block_tokens)
+        holder = begins.searchsorted(cuts, side="right") - 1
+        is_inside = begins.take(holder) != cuts  # a cut at the beginning of a draw cuts no draw
+        cuts, holder = cuts[is_inside], holder[is_inside]
+        # Each cut adds a segment after the segments of its draw up to the cut, so the cuts before count as well.
+        cut_segments = holder + np.arange(1, len(cuts) + 1)
+        is_last = np.ones(len(draws) + len(cuts), bool)
+        is_last[cut_segments - 1] = False
+        own = np.arange(len(is_last))
+        own[1:] -= np.cumsum(~is_last[:-1])  # the draw of each segment among the draws with tokens
+        draw_begin = begins.take(own)
+        start = draw_begin.copy()
+        start[cut_segments] = cuts
         stop = np.append(start[1:], end)
-        draw = np.searchsorted(begins[draws.start + 1 : draws.stop + 1], start, side="right") + draws.start
-        is_last = stop == begins[draw + 1]
-        return self.ids.table(
-            start, stop, end, draw, begins[draw], is_last, first=self.first, first_draw=self.first_draw
-        )
+        draw = draws.take(own) + first_draw
+        return self.ids.table(start, stop, end, draw, draw_begin, is_last, first=self.first, first_draw=self.first_draw)
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,10 @@ class Concat(InOrder):
 
     def _begins(self, plan: RoundPlan) -> Int[np.ndarray, " bound"]:
         """Return the beginning of each draw's tokens, and the end of the last draw."""
-        return np.append(0, np.cumsum(self.draws.counts(plan) + self.draws.has_separator))
+        counts = self.draws.counts(plan)
+        begins = np.zeros(len(counts) + 1, np.int64)
+        np.cumsum(counts + self.draws.has_separator, out=begins[1:])
+        return begins
 
     def _tokens_of(self, drawn: Sequence[int]) -> int:
         """Count the tokens of the first `drawn[i]` draws of each skill i, separators included."""
