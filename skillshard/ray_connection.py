@@ -38,11 +38,23 @@ def one_connection() -> Iterator[None]:
         yield
     finally:
         _Connection.num_blocks -= 1
-        if not _Connection.num_blocks and _Connection.is_ours:
-            import ray
+        if not _Connection.num_blocks:
+            end_own_connection()
 
-            _Connection.is_ours = False
-            ray.shutdown()
+
+def end_own_connection() -> bool:
+    """End the connection if this module made it. Ray then kills the tasks that this process has begun, on all nodes.
+
+    Returns:
+        Whether the connection was ended. A connection of the caller stays.
+    """
+    if not _Connection.is_ours:
+        return False
+    import ray
+
+    _Connection.is_ours = False
+    ray.shutdown()
+    return True
 
 
 def connect(address: str, num_local_cpus: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from skillshard import places, progress, storage
 from skillshard.errors import ExecutionError, StorageError, first_line
 from skillshard.pool import Event
-from skillshard.ray_connection import connect, one_connection
+from skillshard.ray_connection import connect, end_own_connection, one_connection
 
 RESOURCES_S = 2.0
 """Seconds between two looks at the nodes of the cluster. A new node then gets tasks soon, and a look costs little."""
@@ -182,19 +182,24 @@ class RayPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        import ray
-
         with self._cleanup:
-            # Tasks run still only after an error or a signal. Idle actors would hold the CPUs of the next stage.
-            self._kill([*self._idle, *self._actor_of.values()])
-            if not self._keeps_model:
-                for reference in self._running:
-                    ray.cancel(reference, force=True)
-                # Ray may abort the process if the answer of a cancelled task arrives while the connection ends.
-                if self._running:
-                    ray.wait(list(self._running), num_returns=len(self._running), timeout=5.0, fetch_local=False)
+            # Tasks run still only after an error or a signal. An answer that arrives at the moment of `ray.cancel` makes Ray abort this
+            # process, so the tasks end with the connection where the connection may end.
+            if not (self._running and end_own_connection()):
+                self._stop_tasks()
             # The tasks of a killed command run on for a while beside the tasks of this command, and write their shares again.
             storage.remove(*map(self._share_place, self._nodes_at_begin))
+
+    def _stop_tasks(self) -> None:
+        import ray
+
+        # Idle actors would hold the CPUs of the next stage.
+        self._kill([*self._idle, *self._actor_of.values()])
+        if self._running and not self._keeps_model:
+            for reference in self._running:
+                ray.cancel(reference, force=True)
+            # Ray may abort the process if the answer of a cancelled task arrives while the connection ends.
+            ray.wait(list(self._running), num_returns=len(self._running), timeout=5.0, fetch_local=False)
 
     def _kill(self, actors: list[Any]) -> None:
         import ray

@@ -169,6 +169,58 @@ def test_a_task_that_kills_every_ray_worker_stops_the_job_with_a_sentence(
     assert len((tmp_path / "tries" / "3").read_text()) == MAX_TRIES
 
 
+FAILS = """
+import os
+import sys
+import time
+import ray
+from skillshard.errors import SkillshardError
+from skillshard.execution import Backend, keyed, run
+
+address, folder, owner = sys.argv[1:]
+
+
+def work(number):
+    if number:
+        with open(f"{folder}/pid", "w") as file:
+            file.write(str(os.getpid()))
+        time.sleep(600)
+    while not os.path.exists(f"{folder}/pid") or not open(f"{folder}/pid").read():
+        time.sleep(0.05)
+    raise SkillshardError("the first task fails")
+
+
+def cancel(*arguments, **options):
+    sys.exit("an answer that arrives now makes Ray abort the process")
+
+
+if owner == "caller":
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+else:
+    ray.cancel = cancel
+try:
+    run(work, keyed({"number": number} for number in range(2)), backend=Backend(ray_address=address), records=f"{folder}/records")
+except SkillshardError as error:
+    pid = open(f"{folder}/pid").read()
+    deadline = time.monotonic() + 60
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    sys.exit(f"error: {error}, {ray.is_initialized()}, {os.path.exists(f'/proc/{pid}')}")
+"""
+
+
+@pytest.mark.parametrize("owner", ["caller", "command"])
+def test_a_failure_ends_the_running_tasks_and_no_connection_of_the_caller(
+    owner: str, cluster: tuple[str, str], tmp_path: Path
+) -> None:
+    driver = tmp_path / "driver.py"
+    driver.write_text(FAILS)
+    words = [sys.executable, driver, cluster[0], tmp_path, owner]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=HUNG_S, check=False)
+    outcome = Outcome(ended.returncode, ended.stdout, ended.stderr)
+    assert outcome.sentence == f"the first task fails, {owner == 'caller'}, False", outcome
+
+
 # ----------------------------------------------------------------------------------------------------------- addresses
 
 
