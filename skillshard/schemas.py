@@ -28,6 +28,7 @@ from skillshard.mixing.round_records import (
     RoundRecord,
     SteeredRoundRecord,
     SteerRecord,
+    WaitRecord,
 )
 from skillshard.mixing.run_records import (
     AheadHandoverRecord,
@@ -104,6 +105,7 @@ _MODELS: dict[str, Any] = {
     "tokens-2": TokensManifest,
     "tokens-3": TokensManifest3,
     "tokens-4": TokensManifest4,
+    "wait-1": WaitRecord,
     "weights-1": WeightsFile,
 }
 

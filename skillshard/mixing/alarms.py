@@ -1,23 +1,30 @@
 """Signs of trouble in a run, found in the records of its ledger alone: every view of the run shows the same alarms.
 
-The process that reports also writes each alarm to the logger "skillshard" of Python's `logging` when the alarm begins.
+The process that reports also writes each alarm to the logger "skillshard" of Python's `logging` when the alarm begins. A process that
+waits long for a report writes this alarm itself, because the process that reports may have ended.
 """
 
 import logging
+import math
+import statistics
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from skillshard.mixing.records import Numbered, Records
-from skillshard.mixing.round_records import ObservationRecord, RoundRecord
-from skillshard.mixing.rounds import MANY_EPOCHS
+from skillshard.mixing.round_records import ObservationRecord, RoundRecord, WaitRecord
 from skillshard.mixing.run_records import RunRecord
 from skillshard.printable import counted
 
 LOGGER = logging.getLogger("skillshard")
 
+MANY_EPOCHS = 4
+"""Number of epochs of a skill after which a warning says that the skill is repeated.
+
+Up to 4 epochs, repeated data is worth almost as much as new data (Muennighoff et al. 2023, arXiv:2305.16264).
+"""
 SILENT_ROUNDS = 3
-"""Number of rounds without a report after which an alarm says so."""
+"""Number of rounds without a report after which an alarm says so. A run with rarer reports has as many of its usual distances instead."""
 RISING_REPORTS = 3
 """Number of reports in a row with a rising loss after which an alarm says so, if the weight of the skill has grown meanwhile."""
 PINNED_ROUNDS = 8
@@ -37,7 +44,7 @@ class Alarm(NamedTuple):
 
     Attributes:
         kind: "repeated": a skill passes 4 epochs (Muennighoff et al. 2023, arXiv:2305.16264, for a single corpus of text). "silent": no report for
-            some rounds. "rising-loss": the loss of a skill rises while its weight grows. "pinned": a weight that changed earlier stays
+            some rounds, or a loader that waits long for a report. "rising-loss": the loss of a skill rises while its weight grows. "pinned": a weight that changed earlier stays
             at the smallest or the largest weight of the round.
         skill: Name of the skill, or None for an alarm about the whole run.
         sentence: Facts and remedy.
@@ -54,6 +61,7 @@ def alarms(
     observations: Sequence[ObservationRecord],
     *,
     first: RoundRecord | None = None,
+    wait: WaitRecord | None = None,
 ) -> list[Alarm]:
     """Find the alarms of a run at its newest round.
 
@@ -62,12 +70,13 @@ def alarms(
         rounds: Newest rounds, rising. `PINNED_ROUNDS` rounds suffice for all alarms.
         observations: Newest observations, rising. `RISING_REPORTS` + 1 observations suffice.
         first: Round 0. Weights that equal the weights of round 0 are no alarm: the weights of a static policy never change.
+        wait: Long wait for the report of the next round.
     """
     if not rounds:
-        return []
+        return [] if wait is None else [_waiting(run, wait)]
     return [
         *_repeated(run, rounds[-1]),
-        *_silent(run, rounds[-1], observations),
+        *(_silent(run, rounds[-1], observations) if wait is None else [_waiting(run, wait)]),
         *_rising(run, rounds, observations),
         *_pinned(run, rounds, first),
     ]
@@ -78,7 +87,7 @@ class Watch:
 
     An alarm is logged once when it begins, and again only if the alarm has ended meanwhile. The first look of a process logs all
     alarms, so a resumed run repeats the alarms that still hold. The alarm "repeated" is not logged: RepetitionWarning says the same
-    in the process that reads the stream.
+    in the process that reads the stream. A long wait is logged by the process that waits.
     """
 
     def __init__(self) -> None:
@@ -138,20 +147,66 @@ def _repeated(run: RunRecord, newest: RoundRecord) -> Iterator[Alarm]:
             )
 
 
+def open_wait(records: Records) -> WaitRecord | None:
+    """Return the long wait for the report of the next round, or None without a wait, or after the report."""
+    wait = records.wait(records.rounds.num())
+    num = records.observations.num()
+    last_draw = records.observations.existing(num - 1).draw if num else -1
+    return wait if wait is not None and last_draw < wait.needed_draw else None
+
+
+def log_wait(records: Records, wait: WaitRecord) -> None:
+    """Log a long wait in the process that waits."""
+    alarm = _waiting(records.run, wait)
+    LOGGER.warning("%s: %s", records.ledger, alarm.sentence, extra={"alarm": alarm.kind, "skill": alarm.skill})
+
+
+def _waiting(run: RunRecord, wait: WaitRecord) -> Alarm:
+    needed = (
+        f"the losses of draw {wait.needed_draw:,}, before the first step"
+        if wait.needed_draw == run.first_draw and run.needs_first_losses
+        else f"a report of draw {wait.needed_draw:,} or later"
+    )
+    last = "no losses were reported yet" if wait.last_draw is None else f"the last report is of draw {wait.last_draw:,}"
+    decided = f", and the rounds are decided up to draw {run.first_draw_of(wait.round):,}" if wait.round else ""
+    return Alarm(
+        "silent",
+        None,
+        f"a loader has waited {wait.waited_s:g} s for {needed}: {last}{decided}. Does the trainer still call report?",
+    )
+
+
 def _silent(run: RunRecord, newest: RoundRecord, observations: Sequence[ObservationRecord]) -> Iterator[Alarm]:
-    if not reads_losses(run, newest):
+    # An observation that was copied from the run before does not count: the new training may measure no losses any more.
+    draws = [observation.draw for observation in observations if observation.draw > run.copied_draw]
+    if not draws and not reads_losses(run, newest):
         return
-    last = max(observations[-1].draw if observations else 0, run.first_draw)
+    last = max(draws[-1] if draws else 0, run.first_draw)
     # Rounds and not seconds, so that the alarm is the same in every replay.
     num_rounds = (newest.first_draw + newest.num_draws - last) // run.round_draws
-    # A loader that reads ahead decides lag + 1 rounds beyond the last report, and then waits.
-    if num_rounds >= (SILENT_ROUNDS if run.lag == "live" else max(SILENT_ROUNDS, run.lag + 2)):
+    if num_rounds >= _most_silent(run, draws):
         yield Alarm(
             "silent",
             None,
             f"no losses were reported for {counted(num_rounds, 'round')}: the last report is of draw {last:,}, and the rounds are decided up to "
             f"draw {newest.first_draw + newest.num_draws:,}. Does the trainer still call report?",
         )
+
+
+def _most_silent(run: RunRecord, draws: Sequence[int]) -> int:
+    """Return the number of rounds without a report from which on the silence is an alarm.
+
+    Args:
+        run: Run of the ledger.
+        draws: Draws of the newest reports, rising.
+    """
+    # Without a policy that reads losses, a trainer may report every tenth round. Its usual pause is no alarm. The lower median: a
+    # single long pause, or the beginning of the run far before the newest reports, changes nothing.
+    pauses = [after - before for before, after in pairwise([run.first_draw, *draws]) if after > before]
+    usual = statistics.median_low(pauses) / run.round_draws if pauses else 0.0
+    # A loader that reads ahead decides lag + 1 rounds beyond the last report, and then waits.
+    ahead = 0 if run.lag == "live" else run.lag + 2
+    return max(SILENT_ROUNDS, ahead, math.ceil(SILENT_ROUNDS * usual))
 
 
 def _rising(

@@ -7,6 +7,7 @@
     RUN/generations/00000001.json                       a resume: the records that generation 1 keeps of generation 0, and its job
     RUN/generations/00000000/observations/00000000.json reported losses, numbered in the order of the reports, with rising draws
     RUN/generations/00000000/rounds/00000001.json       a decided round: weights, counts, observations used, state of the policy
+    RUN/generations/00000000/waits/00000002.json        a long wait for the report of a round, which determines nothing
 
 One primitive carries the whole protocol: *put if absent*. A process that needs a round computes the round and puts the record. The
 first put wins, and every process reads the winner's record. A dead process leaves no partial record.

@@ -5,11 +5,22 @@ from itertools import pairwise
 
 from skillshard.errors import LedgerError
 from skillshard.mixing.block_counts import faults_of_blocks
-from skillshard.mixing.ledger import HANDOVER, REMEDY, RUN, Ledger, generation_name, numbers_in, read_record
+from skillshard.mixing.ledger import (
+    HANDOVER,
+    REMEDY,
+    RUN,
+    Ledger,
+    folder_of,
+    generation_name,
+    numbers_in,
+    read_record,
+    record_name,
+)
 from skillshard.mixing.ledger_record import RecordType
 from skillshard.mixing.positions import ahead_in, grown_ahead, skips_in, standings_after
 from skillshard.mixing.records import (
     DECIDED_WITH_ANOTHER,
+    WAITS,
     Numbered,
     Records,
     generations,
@@ -17,6 +28,7 @@ from skillshard.mixing.records import (
     newest_intact,
     packed_begin,
     read_run,
+    read_wait,
 )
 from skillshard.mixing.round_records import RoundRecord
 from skillshard.mixing.run_records import HandoverRecord, RunRecord, ahead_of, last_draw_of, open_skips_of, skipped_by
@@ -39,6 +51,7 @@ def verify_ledger(ledger: Ledger) -> list[str]:
         used: dict[int, str] = {}
         for number, observation in _all(records.observations, faults):
             used[number + 1] = observation.checksum
+        faults += _faults_of_waits(records)
         faults += faults_of_steers(ledger, records.run)
         before: RoundRecord | None = None
         checksums: dict[int, str] = {}
@@ -148,6 +161,15 @@ def _faults_of_packed(ledger: Ledger, run: RunRecord) -> list[str]:
     except LedgerError as error:
         return [str(error)]
     return []
+
+
+def _faults_of_waits(records: Records) -> Iterator[str]:
+    for generation in range(records.generation + 1):
+        for number in numbers_in(records.ledger, folder_of(generation, WAITS)):
+            try:
+                read_wait(records.ledger, records.run, record_name(generation, WAITS, number), number)
+            except LedgerError as error:
+                yield str(error)
 
 
 def _faults_of_generations(records: Records) -> list[str]:

@@ -12,13 +12,14 @@ from jaxtyping import Int
 
 from skillshard.errors import LedgerError, PolicyError, RepetitionWarning, did_you_mean
 from skillshard.graph.skill_graph import SkillGraph
+from skillshard.mixing.alarms import MANY_EPOCHS
 from skillshard.mixing.ledger import HANDOVER, DirectoryLedger, read_record
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.named_policy import HOLDERS, Context, policy_of_text
 from skillshard.mixing.policy_file import is_by_name, policy_given
 from skillshard.mixing.recorded_blocks import RecordedBlock
 from skillshard.mixing.recorded_chain import RecordedChain
-from skillshard.mixing.rounds import MANY_EPOCHS, EndOfStream, warn_of_repetition
+from skillshard.mixing.rounds import EndOfStream, warn_of_repetition
 from skillshard.mixing.run_records import HandoverRecord
 from skillshard.mixing.weights_file import read_weights
 from skillshard.policies import (

@@ -81,7 +81,7 @@ class Mixer:
             trainers that prefetch need. With "live" a round uses the newest observation and does not wait.
         step_draws: Number of samples of an optimizer step, over all ranks and gradient accumulation. `report` and `state_dict` use
             the number to translate steps into draws.
-        wait_s: Maximal waiting time of a round for its losses, in seconds.
+        wait_s: Maximal waiting time of a round for its losses, in seconds. After half of this time, the wait is an alarm of the run.
         repeat: Rule for a skill without unread samples. "epochs": the next epoch of the skill begins, in another order. "stop": the
             stream ends before the first repeated sample. "drop": the skill gives no more samples, the other skills share its
             weight, and the stream ends when every skill is empty. "cap:N": the rule of "drop" after N epochs.

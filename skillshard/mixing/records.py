@@ -36,6 +36,7 @@ from skillshard.mixing.round_records import (
     PackedBeginRecord,
     RoundRecord,
     Segment,
+    WaitRecord,
 )
 from skillshard.mixing.run_records import RunRecord
 
@@ -45,6 +46,9 @@ RECORDS_KEPT = 4
 A reader moves from a round to the next round. With lag=1 a round uses the observation before the newest observation. So 4 records
 cover both with a margin.
 """
+WAITS = "waits"
+"""Folder of a generation's long waits."""
+WAIT_REMEDY = "The stream does not depend on the record: restore the file, or delete it."
 DECIDED_WITH_ANOTHER = "was decided with another observation than the ledger holds now: one of the two was changed."
 
 
@@ -78,9 +82,12 @@ class Numbered(Generic[RecordType]):
 
     def name(self, number: int) -> str:
         """Return the name of a record. If several generations wrote a record of this number, the last generation counts."""
+        return record_name(self.generation_of(number), self._kind, number)
+
+    def generation_of(self, number: int) -> int:
+        """Return the number of the generation that writes a record."""
         # The segments rise, so the search from the end gives every number to the newest generation that may have written it.
-        owner = next(segment for segment in reversed(self._view.segments) if self.first_of(segment) <= number)
-        return record_name(owner.generation, self._kind, number)
+        return next(segment.generation for segment in reversed(self._view.segments) if self.first_of(segment) <= number)
 
     def get(self, number: int) -> RecordType | None:
         """Read a record. Return None if no record has this number yet.
@@ -222,6 +229,18 @@ class Records:
         if self.begun is None:
             return [Segment(generation=0, first_round=0, first_observation=0)]
         return self.begun.segments
+
+    def wait_name(self, number: int) -> str:
+        """Return the name of the record of a long wait for the report of a round."""
+        return record_name(self.rounds.generation_of(number), WAITS, number)
+
+    def wait(self, number: int) -> WaitRecord | None:
+        """Read the record of a long wait for the report of a round. Return None if no process has waited long.
+
+        Raises:
+            LedgerError: The record is damaged, or belongs to another run or another round.
+        """
+        return read_wait(self.ledger, self.run, self.wait_name(number), number)
 
     def refuse_superseded(self) -> None:
         """Raise LedgerError if the run was resumed elsewhere, because a process of this generation would work in vain.
@@ -430,6 +449,14 @@ def resumes(records: Records) -> list[GenerationRecord]:
         with contextlib.suppress(LedgerError):
             begun.append(_generation(records.ledger, generation))
     return begun
+
+
+def read_wait(ledger: Ledger, run: RunRecord, name: str, number: int) -> WaitRecord | None:
+    """Read the record of a long wait for the report of round `number`. Return None and raise as in `Records.wait`."""
+    record = read_record(ledger, name, WaitRecord, remedy=WAIT_REMEDY)
+    if record is not None and (record.run, record.round) != (run.checksum, number):
+        raise LedgerError(f"{ledger}/{name} is of another run or another round: it was changed. {WAIT_REMEDY}")
+    return record
 
 
 def packed_begin(ledger: Ledger, run: RunRecord) -> PackedBeginRecord | None:

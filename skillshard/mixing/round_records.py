@@ -1,4 +1,4 @@
-"""The records that a ledger collects while a run trains: observations, rounds, steerings, resumes, and the beginning of packed blocks."""
+"""The records that a ledger collects while a run trains: observations, rounds, long waits, steerings, resumes, and the first packed block."""
 
 from typing import Any, Literal
 
@@ -91,6 +91,17 @@ class SteeredRoundRecord(RoundRecord):
     schema_version: Literal["skillshard/round/3"] = Field("skillshard/round/3", alias="schema")  # type: ignore[assignment]
     steer: int = Field(ge=0, description="number of the steering that acts in this round")
     steer_checksum: str = Field(description="checksum of the record of this steering")
+
+
+class WaitRecord(LedgerRecord):
+    """A loader that has waited long for the report of a round. The record determines nothing: it only tells what has happened."""
+
+    schema_version: Literal["skillshard/wait/1"] = Field("skillshard/wait/1", alias="schema")
+    run: str = Field(description="checksum of run.json")
+    round: int = Field(ge=0, description="number of the round that waited")
+    needed_draw: int = Field(ge=0, description="a report of this draw or a later draw ends the wait")
+    last_draw: int | None = Field(ge=0, description="draw of the newest report; null if no losses were reported")
+    waited_s: float = Field(gt=0, description="seconds waited before this record was written")
 
 
 class PackedBeginRecord(LedgerRecord):

@@ -18,6 +18,7 @@ from typing import Any
 from skillshard import artefact
 from skillshard.errors import LedgerError, ObservationError, RepetitionWarning, RoundError, name_some
 from skillshard.loss import Loss, LossKind, MeasuredOn
+from skillshard.mixing.alarms import MANY_EPOCHS, log_wait
 from skillshard.mixing.decision import decide, needed_draw
 from skillshard.mixing.interpreter_end import interpreter_ends
 from skillshard.mixing.ledger import (
@@ -31,19 +32,16 @@ from skillshard.mixing.ledger import (
     record_name,
 )
 from skillshard.mixing.records import DECIDED_WITH_ANOTHER, Records, records_to_resume
-from skillshard.mixing.round_records import ObservationRecord, RoundRecord
+from skillshard.mixing.round_records import ObservationRecord, RoundRecord, WaitRecord
 from skillshard.mixing.run_records import RunRecord
 from skillshard.mixing.steering import acting
 from skillshard.number_checks import is_whole
 from skillshard.policies.policy import Policy, check_losses, overflows
 from skillshard.printable import counted
 
-MANY_EPOCHS = 4
-"""Number of epochs of a skill after which a warning says that the skill is repeated.
-
-Up to 4 epochs, repeated data is worth almost as much as new data (Muennighoff et al. 2023, arXiv:2305.16264).
-"""
 ON_BAD_LOSS = ("stop", "leave-out")
+LONG_WAIT = 0.5
+"""Share of the maximal waiting time after which a wait for losses is an alarm."""
 
 
 class EndOfStream(RoundError):
@@ -552,9 +550,29 @@ class Rounds:
         if needed == self.run.first_draw and self.last_draw() < 0 and self._is_alone():
             raise RoundError(self._unmeasured())
         would_wait_for_itself = self._reporter == _process_and_thread()
-        if not self._wait_for(lambda: self._reaches(needed), 0.0 if would_wait_for_itself else self.wait_s):
+        if not self._wait_for_report(number, needed, 0.0 if would_wait_for_itself else self.wait_s):
             raise RoundError(self._stall(number, needed, would_wait_for_itself))
         return self.last_draw() if lag == "live" else needed
+
+    def _wait_for_report(self, number: int, needed: int, timeout_s: float) -> bool:
+        """Wait for a report of a draw or a later draw. Record and log half of a wait, so that a silent trainer shows before the error."""
+        first_part_s = timeout_s * LONG_WAIT
+        if self._wait_for(lambda: self._reaches(needed), first_part_s):
+            return True
+        if not first_part_s:
+            return False
+        last = self.last_draw()
+        wait = WaitRecord(
+            run=self.run.checksum,
+            round=number,
+            needed_draw=needed,
+            last_draw=None if last < 0 else last,
+            waited_s=first_part_s,
+        )
+        # Every loader worker of every rank waits, and only the process that writes the record logs the alarm.
+        if self.ledger.put(self.records.wait_name(number), wait.to_bytes()):
+            log_wait(self.records, wait)
+        return self._wait_for(lambda: self._reaches(needed), timeout_s - first_part_s)
 
     def _is_alone(self) -> bool:
         """Return whether only this process can report: this process is no loader worker and no rank of a named job."""

@@ -17,7 +17,7 @@ from skillshard.graph.derive import own_gains, rule_in
 from skillshard.graph.skill_graph import GraphFile, read_graph
 from skillshard.graph.statistics import Gain, Statistics, gains_of, statistics
 from skillshard.loss import LossKind
-from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms, reads_losses
+from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms, open_wait, reads_losses
 from skillshard.mixing.chain import Chain, earlier_runs
 from skillshard.mixing.counts import drawn_at, in_unit, intended_at, surplus_draws
 from skillshard.mixing.ledger import DirectoryLedger
@@ -505,7 +505,9 @@ def run_facts(ledger: DirectoryLedger) -> RunFacts:
         waits_for=_waits_for(run, newest, last),
         alarms=[
             RunAlarm(**alarm._asdict())
-            for alarm in alarms(run, [*rounds.values()], [*reports.values()], first=rounds.get(0))
+            for alarm in alarms(
+                run, [*rounds.values()], [*reports.values()], first=rounds.get(0), wait=open_wait(records)
+            )
         ],
         resumes=[RunResume(generation=begun.generation, draw=begun.draw, job=begun.job) for begun in resumes(records)],
         steerings=[

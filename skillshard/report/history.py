@@ -17,15 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from skillshard import canonical
 from skillshard.errors import GraphError, LedgerError, name_some
 from skillshard.graph.skill_graph import SkillGraph
-from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, alarms
+from skillshard.mixing.alarms import PINNED_ROUNDS, RISING_REPORTS, Alarm, alarms
 from skillshard.mixing.chain import Chain, Segment
 from skillshard.mixing.counts import drawn_at, intended_at, surplus_draws
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.noted_places import shards_of_run
-from skillshard.mixing.records import open_records
+from skillshard.mixing.records import Records, open_records
 from skillshard.mixing.round_records import ObservationRecord, RoundRecord, SteeredRoundRecord
 from skillshard.mixing.run_changes import changes_between
-from skillshard.mixing.run_records import RunRecord
 from skillshard.report.facts import GraphFacts, RunFacts, ShardsFacts, graph_facts, run_facts, run_skips, shards_facts
 
 POINTS = 400
@@ -243,7 +242,7 @@ def _rounds_and_events(segments: Sequence[Segment]) -> tuple[list[_Row], list[Ev
             for resume in facts.resumes
             if segment.end is None or resume.draw < segment.end
         ]
-        watch = _Watch(run, list(segment.reports()))
+        watch = _Watch(segment.records, list(segment.reports()))
         steer, previous = None, None
         for record in segment.rounds():
             if isinstance(record, SteeredRoundRecord) and record.steer != steer:
@@ -276,21 +275,27 @@ def _row(segment: Segment, record: RoundRecord, previous: RoundRecord | None, su
 class _Watch:
     """The alarms of a run as each round would have shown them. `alarms` has the rules."""
 
-    def __init__(self, run: RunRecord, reports: list[ObservationRecord]) -> None:
-        self._run, self._reports, self._num_reports = run, reports, 0
+    def __init__(self, records: Records, reports: list[ObservationRecord]) -> None:
+        self._records, self._reports, self._num_reports = records, reports, 0
         self._rounds: deque[RoundRecord] = deque(maxlen=PINNED_ROUNDS)
         self._first: RoundRecord | None = None
         self._active: set[tuple[str, str | None]] = set()
 
     def begun_alarms(self, record: RoundRecord) -> Iterator[Event]:
         """Yield the alarms that the round shows and the round before did not show."""
+        if not self._rounds:
+            yield from self._begun(record, alarms(self._records.run, [], [], wait=self._records.wait(record.round)))
         self._rounds.append(record)
         self._first = self._first or record
         end = record.first_draw + record.num_draws
         while self._num_reports < len(self._reports) and self._reports[self._num_reports].draw <= end:
             self._num_reports += 1
         newest = self._reports[max(0, self._num_reports - RISING_REPORTS - 1) : self._num_reports]
-        active = alarms(self._run, [*self._rounds], newest, first=self._first)
+        # A wait shows also if the report came at last: the history has what happened.
+        wait = self._records.wait(record.round + 1)
+        yield from self._begun(record, alarms(self._records.run, [*self._rounds], newest, first=self._first, wait=wait))
+
+    def _begun(self, record: RoundRecord, active: Sequence[Alarm]) -> Iterator[Event]:
         for alarm in active:
             if (alarm.kind, alarm.skill) not in self._active:
                 yield Event(draw=record.first_draw, kind="alarm", sentence=alarm.sentence)

@@ -129,23 +129,6 @@ def test_a_skill_that_passes_four_epochs_is_an_alarm(shards: ShardSet, tmp_path:
     assert kinds(run_facts(DirectoryLedger(tmp_path / "run"))) == [("repeated", smallest)]
 
 
-def test_a_trainer_that_reports_no_more_is_an_alarm(shards: ShardSet, tmp_path: Path) -> None:
-    trained(shards, tmp_path / "run", skill_it(shards), falling(shards, 3), num_steps=20)
-    assert kinds(run_facts(DirectoryLedger(tmp_path / "run"))) == []
-    trained(shards, tmp_path / "silent", skill_it(shards), falling(shards, 3), num_steps=26)
-    facts = run_facts(DirectoryLedger(tmp_path / "silent"))
-    assert kinds(facts) == [("silent", None)]
-    assert "no losses were reported for 4 rounds: the last report is of draw 100" in facts.alarms[0].sentence
-    assert "alarm: no losses were reported" in works("inspect", tmp_path / "silent")
-
-
-def test_a_loader_that_reads_ahead_as_far_as_its_lag_allows_is_no_alarm(shards: ShardSet, tmp_path: Path) -> None:
-    mixer = Mixer(shards, skill_it(shards), ledger=tmp_path / "run", round_draws=50, step_draws=STEP_DRAWS, lag=3)
-    mixer.report(0, falling(shards, 1)[0])
-    mixer.batch(0, 200)  # rounds 0 to 3, and round 4 would wait for the report at draw 50
-    assert mixer.num_rounds == 4 and kinds(run_facts(DirectoryLedger(tmp_path / "run"))) == []
-
-
 def test_a_loss_that_rises_while_its_weight_grows_is_an_alarm(shards: ShardSet, tmp_path: Path) -> None:
     bad = shards.skills[-1]
     losses = [{**row, bad: 3 + position / 10} for position, row in enumerate(falling(shards, 12))]
