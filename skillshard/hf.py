@@ -22,6 +22,7 @@ from skillshard.extras import needed
 needed("hf", what="skillshard.hf")  # before the imports that fail without the extra
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, SupportsIndex
@@ -587,9 +588,10 @@ class MixerCallback(TrainerCallback):
                 "short, or lies elsewhere. Resume from the checkpoint before it, or give MixerCallback(resume_from=its directory)."
             )
         saved = canonical.from_json(path.read_bytes(), path)
-        if saved.get("step") != step:
+        saved_step = saved.get("step") if isinstance(saved, dict) else None
+        if saved_step != step:
             raise LedgerError(
-                f"{path} is of step {saved.get('step')}, but training resumes at step {step}: give "
+                f"{path} is of step {saved_step}, but training resumes at step {step}: give "
                 "MixerCallback(resume_from=the directory that is given to resume_from_checkpoint)."
             )
         return saved
@@ -699,7 +701,8 @@ def last_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
         output_dir: `output_dir` of the training arguments. The directory need not exist.
     """
     complete = [path.parent for path in Path(output_dir).glob(f"checkpoint-*/{STATE_NAME}")]
-    steps = {int(folder.name.removeprefix("checkpoint-")): folder for folder in complete}
+    # A copy such as checkpoint-best is no checkpoint of the Trainer.
+    steps = {int(match[1]): folder for folder in complete if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name))}
     return str(steps[max(steps)]) if steps else None
 
 

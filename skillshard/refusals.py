@@ -84,12 +84,16 @@ def refuse_rare_reports(stream: Stream, every_steps: int) -> None:
     Raises:
         PolicyError: `every_steps` is too large for the rounds, or below 1.
     """
+    if every_steps < 1:
+        raise PolicyError(
+            f"every_steps={every_steps}: give the number of steps from one report to the next, at least 1."
+        )
     step_size = stream.clock.step_size
     # A live round takes the observations at hand and waits for none.
     if step_size is None or not stream.reads_losses or stream.lag == "live":
         return
     words, between, size = stream.clock.words, every_steps * step_size, stream.round_size
-    if every_steps < 1 or between > size:
+    if between > size:
         most, least = int(size // step_size), ceil(step_size * stream.draws_per_position)
         advice = f"Give every_steps from 1 to {most}" if most else f"Give round_draws of at least {least:,}"
         raise PolicyError(

@@ -25,7 +25,7 @@ from skillshard.comparison.verdict import EVALUATION_COST, ComparedRun, Cost, ve
 from skillshard.errors import ComparisonError, PolicyError, ShardError, did_you_mean, name_some
 from skillshard.execution import Backend, OnStage, Task, run, shown
 from skillshard.graph.learn import Cost as TrainingCost
-from skillshard.graph.learn import answer_rule
+from skillshard.graph.learn import answer_rule, refuse_budget
 from skillshard.graph.skill_graph import read_graph
 from skillshard.graph.trials import eval_steps
 from skillshard.loss import LossKind, Reduction
@@ -99,8 +99,9 @@ def compare_policies(
         ProxyError: The proxy is unknown, or a training diverges.
         TokensError: The reading has a chat template, and the shards have no conversations.
     """
-    every = eval_every or max(1, steps // 10)
+    every = max(1, steps // 10) if eval_every is None else eval_every
     _check_numbers(policies, steps, num_seeds, every, batch_size, eval_samples, baseline)
+    refuse_budget(budget_s, ComparisonError)
     measured_on = eval_shards or shards
     for name, read_shards in {"shards": shards, "eval_shards": measured_on}.items():
         refuse_unopened(read_shards, ShardSet, name, "shard set", ShardError)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from skillshard.errors import FitError
 from skillshard.extras import needed
 from skillshard.fitting.runs import Runs
+from skillshard.printable import counted
 
 CONSTANTS = (0.2, 0.6, 0.9)
 """Starts of the fit of the constant, as shares of the smallest loss. The fit with the smallest error wins."""
@@ -34,7 +35,7 @@ def fit_mixing_law(runs: Runs) -> MixingLaw:
     """Fit the law by least squares, for each evaluation skill separately.
 
     Raises:
-        FitError: the number of runs is at most the number of training skills. The law of a loss has one number more than training skills.
+        FitError: the mixtures of the runs do not determine the law, see `undetermined`.
 
     Example:
         >>> from skillshard.fitting.runs import make_runs
@@ -49,14 +50,35 @@ def fit_mixing_law(runs: Runs) -> MixingLaw:
         arXiv:2602.12237. Here the fit is by least squares from three starts. Both papers fit a Huber loss from many starts.
     """
     needed("fit", what="A log-linear law")
-    least_runs = len(runs.train_skills) + 1
-    if len(runs) < least_runs:
-        raise FitError(
-            f"{len(runs)} runs cannot tell {least_runs} numbers of a law over {len(runs.train_skills)} skills: give at least {least_runs} runs of "
-            f"different mixtures; Olmix takes {3 * least_runs}."
-        )
+    if (reason := undetermined(runs)) is not None:
+        raise FitError(reason)
     fits = [_fit_one(runs.weights, losses) for losses in runs.losses.T]
     return MixingLaw(np.array([fit[0] for fit in fits]), np.array([fit[1:] for fit in fits]).T)
+
+
+def undetermined(runs: Runs) -> str | None:
+    """Return why runs do not determine a law, or None if the runs determine the law.
+
+    The law of a loss has one number more than training skills, and each of these numbers needs a mixture. The mixtures must also differ in
+    every skill: if the weight of a skill never changes, the effect of the skill is unknown.
+
+    >>> from skillshard.fitting.runs import make_runs
+    >>> undetermined(make_runs([{"add": 1.0, "carry": 1.0}] * 9, [{"exam": 1.0}] * 9))
+    '9 runs with 1 mixture cannot tell 3 numbers of a law over 2 skills: give at least 3 runs of different mixtures; Olmix takes 9.'
+    """
+    num_skills, num_mixtures = len(runs.train_skills), runs.num_mixtures
+    num_numbers = num_skills + 1
+    if num_mixtures < num_numbers:
+        return (
+            f"{counted(len(runs), 'run')} with {counted(num_mixtures, 'mixture')} cannot tell {num_numbers} numbers of a law over "
+            f"{counted(num_skills, 'skill')}: give at least {num_numbers} runs of different mixtures; Olmix takes {3 * num_numbers}."
+        )
+    if np.linalg.matrix_rank(runs.weights) < num_skills:
+        return (
+            f"the weights of {num_skills} skills always change together in {counted(len(runs), 'run')}, so their effects cannot be told apart: add runs "
+            "in which the weight of each skill changes by itself."
+        )
+    return None
 
 
 def _fit_one(

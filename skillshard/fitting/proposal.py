@@ -1,8 +1,9 @@
 """Propose the weights of the next run: fit finished runs, and minimise the mean loss near a prior with limited repetition."""
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from skillshard import canonical, storage
 from skillshard.errors import FitError, did_you_mean, name_some
 from skillshard.extras import needed
 from skillshard.fitting import regmix
-from skillshard.fitting.mixing_law import fit_mixing_law, rank_correlations
+from skillshard.fitting.mixing_law import fit_mixing_law, rank_correlations, undetermined
 from skillshard.fitting.runs import Runs
 from skillshard.progress import advance
 
@@ -83,17 +84,16 @@ def propose_weights(
 
     Raises:
         ExtraError: SciPy, or LightGBM for regmix, is not installed.
-        FitError: too few runs, unknown names, or too few samples.
+        FitError: too few runs or mixtures, unknown names, a number out of range, or too few samples.
 
     Reference:
         Olmix, arXiv:2602.12237 (objective, prior, limit); RegMix, arXiv:2407.01492.
     """
+    _check_arguments(method, kl, epochs, draws)
     needed("regmix" if method == "regmix" else "fit", what=f"`{method=}`")
     chosen = _targets(runs, targets)
     prior = _prior(runs, num_samples)
     most = _most(runs, num_samples, epochs, draws)
-    if not kl >= 0:
-        raise FitError(f"kl is {kl}: give the price of the divergence from the prior, a number >= 0.")
     predict, law = _fit(runs, method)
     if method == "log-linear":
         weights = _minimised(law, chosen, prior, most, kl)
@@ -118,6 +118,17 @@ def propose_weights(
     )
 
 
+def _check_arguments(method: str, kl: float, epochs: float, draws: int | None) -> None:
+    if method not in get_args(Method):
+        raise FitError(f"`{method=}`{did_you_mean(method, get_args(Method))}: give {' or '.join(get_args(Method))}.")
+    if not 0 <= kl < math.inf:
+        raise FitError(f"`{kl=}`: give the price of the divergence from the prior, a finite number >= 0.")
+    if not 0 < epochs < math.inf:
+        raise FitError(f"`{epochs=}`: give the largest number of passes over a skill, a finite number above 0.")
+    if draws is not None and draws < 1:
+        raise FitError(f"`{draws=}`: give the number of draws of the next run, at least 1.")
+
+
 def _by_name(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
     return dict(zip(names, values.tolist(), strict=True))
 
@@ -130,13 +141,14 @@ def _targets(runs: Runs, targets: Sequence[str] | None) -> list[int]:
         raise FitError(
             f"no run has a loss of {name_some(unknown)}. The runs have losses of {name_some(runs.eval_skills)}."
         )
-    return [runs.eval_skills.index(name) for name in targets or runs.eval_skills]
+    # A target that is named twice counts once.
+    return [runs.eval_skills.index(name) for name in dict.fromkeys(targets or runs.eval_skills)]
 
 
 def _prior(runs: Runs, num_samples: Mapping[str, int] | None) -> Float[np.ndarray, " train_skill"]:
     if num_samples is None:
         return np.full(len(runs.train_skills), 1 / len(runs.train_skills))
-    missing = [name for name in runs.train_skills if not num_samples.get(name)]
+    missing = [name for name in runs.train_skills if not num_samples.get(name, 0) > 0]
     unknown = [name for name in num_samples if name not in runs.train_skills]
     if missing or unknown:
         raise FitError(
@@ -187,10 +199,11 @@ def _held_out(runs: Runs, method: Method) -> list[float]:
     for fold in range(FOLDS):
         advance(1 + fold, 1 + FOLDS)  # the fit of all runs came first, and takes about as long as a fold
         fitted, left_out = _split(len(runs), fold)
-        enough = len(fitted) > len(runs.train_skills) if method == "log-linear" else len(fitted) >= TREE_RUNS
+        remaining = runs.some(fitted)
+        enough = undetermined(remaining) is None if method == "log-linear" else len(fitted) >= TREE_RUNS
         if not (enough and left_out):
             return [0.0] * len(runs.eval_skills)
-        predicted[left_out] = _fit(runs.some(fitted), method)[0](runs.weights[left_out])
+        predicted[left_out] = _fit(remaining, method)[0](runs.weights[left_out])
     return rank_correlations(predicted, runs.losses)
 
 

@@ -12,8 +12,10 @@ import csv
 import io
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -22,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillshard import canonical, storage
 from skillshard.errors import FitError, name_some
+from skillshard.printable import counted
 
 FILES = (".json", ".csv")
 
@@ -62,6 +65,11 @@ class Runs:
 
     def __len__(self) -> int:
         return len(self.weights)
+
+    @property
+    def num_mixtures(self) -> int:
+        """Number of different mixtures. Runs of one mixture, such as runs with other seeds, count once."""
+        return len(np.unique(self.weights, axis=0))
 
     def some(self, rows: Sequence[int]) -> "Runs":
         """Select runs by their rows."""
@@ -107,16 +115,16 @@ def make_runs(
 
 def _check_run(place: str, weights: Mapping[str, float], losses: Mapping[str, float], evals: Sequence[str]) -> None:
     bad = [f"{name} is {weight}" for name, weight in weights.items() if not 0 <= weight < math.inf]
-    if bad or not sum(weights.values()) > 0:
-        raise FitError(
-            f"{place}: weights must be finite numbers >= 0, and at least one > 0; {name_some(bad) or 'all are 0'}."
-        )
+    total = sum(weights.values())
+    if bad or not 0 < total < math.inf:
+        fault = name_some(bad) or f"their sum is {total}"
+        raise FitError(f"{place}: weights must be finite numbers >= 0, and their sum a finite number > 0; {fault}.")
     bad = [f"{name} is {loss}" for name, loss in losses.items() if not 0 < loss < math.inf]
     missing = [name for name in evals if name not in losses]
     if bad or missing:
         raise FitError(
             f"{place}: losses must be finite numbers > 0 for each of {name_some(evals)}; {name_some(bad) or 'none is bad'}, missing: "
-            f"{name_some(missing) or 'none'}. Leave out a run that diverged."
+            f"{name_some(missing) or 'none'}. Leave the run out."
         )
 
 
@@ -136,15 +144,26 @@ def _read(place: str) -> list[FinishedRun]:
 
 def _read_csv(place: str) -> list[FinishedRun]:
     try:
-        rows = list(csv.DictReader(io.StringIO(storage.read_bytes(place).decode("utf-8-sig"))))
+        # Without newline="", a line that ends with a carriage return alone would be an error of the module csv.
+        text = io.StringIO(storage.read_bytes(place).decode("utf-8-sig"), newline="")
+        names, *lines = [line for line in csv.reader(text) if line] or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise FitError(f"{place} is no table of text in UTF-8: {error}. Give a .csv file of finished runs.") from error
-    names = list(rows[0]) if rows else []
     columns = {kind: [name for name in names if name.startswith(f"{kind}/")] for kind in ("weights", "losses")}
     if not all(columns.values()):
         raise FitError(
-            f"{place} needs columns weights/SKILL and losses/SKILL, one row for each run; it has {name_some(names) or 'none'}."
+            f"{place} needs columns weights/SKILL and losses/SKILL, separated by commas, one row for each run; it has "
+            f"{name_some(names) or 'none'}."
         )
+    if twice := sorted(name for name, num in Counter(chain.from_iterable(columns.values())).items() if num > 1):
+        raise FitError(f"{place} has the column {twice[0]} twice: remove one of the two columns.")
+    for number, line in enumerate(lines):
+        if len(line) != len(names):
+            raise FitError(
+                f"{place}, run {number}: the row has {counted(len(line), 'cell')}, and the first line names {counted(len(names), 'column')}. "
+                "Add or remove cells."
+            )
+    rows = [dict(zip(names, line, strict=True)) for line in lines]
     return [
         FinishedRun(
             weights={
@@ -158,8 +177,8 @@ def _read_csv(place: str) -> list[FinishedRun]:
     ]
 
 
-def _number(place: str, row: int, column: str, text: str | None) -> float:
+def _number(place: str, row: int, column: str, text: str) -> float:
     try:
-        return float(text or "")
+        return float(text)
     except ValueError:
         raise FitError(f"{place}, run {row}: {column} is {text!r}, not a number.") from None

@@ -2,6 +2,7 @@
 
 import math
 import os
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,7 +16,7 @@ from jaxtyping import Int
 from skillshard import artefact, canonical, places, storage
 from skillshard.answers import AnswerRule
 from skillshard.corpus import Sample
-from skillshard.errors import GraphError, ShardError, did_you_mean, name_some
+from skillshard.errors import GraphError, ShardError, SkillshardError, did_you_mean, name_some
 from skillshard.execution import Backend, OnStage, Record, Task, run, shown
 from skillshard.graph.derive import derived, rule_of
 from skillshard.graph.edges import EdgeRule
@@ -177,8 +178,9 @@ def learn_graph(
     for name, read_shards in {"shards": shards, "eval_shards": eval_shards or shards}.items():
         refuse_unopened(read_shards, ShardSet, name, "shard set", ShardError)
         read_shards.refuse_token_ids("The proxy of a graph")
-    every = eval_every or max(1, steps // 10)
+    every = max(1, steps // 10) if eval_every is None else eval_every
     _check_numbers(steps, warmup_steps, num_seeds, every, eval_samples, samples, for_steps, settle)
+    refuse_budget(budget_s, GraphError)
     reading.kind(reduction)  # refuses an unknown mean before any work
     schedule = _schedule(lr_warmup, warmup_steps, steps, for_steps)
     backend = backend or Backend()
@@ -242,7 +244,8 @@ def learn_graph(
             longest = max((task.arguments["trial"] for task in (*needed, *missing)), key=lambda trial: trial.batch_size)
             skill = longest.trained_on[0]
             few = _encoded(encoder, shards.train[skill], TIMED_TEXTS, trained_by, rows_of=np.arange)
-            timed = save_data(TrialData({skill: few}, measured), places.join(folder, TIMING))
+            # A folder of this command alone: the same command on another node would remove the texts of both.
+            timed = save_data(TrialData({skill: few}, measured), places.join(folder, TIMING, secrets.token_hex(8)))
             try:
                 cost = _cost(needed, missing, longest, timed, backend, folder)
             finally:
@@ -267,6 +270,12 @@ def learn_graph(
         graph = derived(shards.skills, eval_skills, learned, rule=rule)
         write_graph(graph, out)
     return graph
+
+
+def refuse_budget(budget_s: float | None, error: type[SkillshardError]) -> None:
+    """Raise `error` for a budget below 0 or NaN, before any work."""
+    if budget_s is not None and not budget_s >= 0:
+        raise error(f"`{budget_s=}`: give seconds from 0, or leave it out.")
 
 
 def _without_result(

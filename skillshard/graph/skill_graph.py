@@ -112,6 +112,33 @@ class GraphFile(BaseModel):
         loss = {} if answer_after is None else {"answer_after": answer_after}
         return {**read, "schema": "skillshard/graph/2", "loss": loss, "learned": {**learned, "edges": own}}
 
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "GraphFile":
+        """Check every list of numbers against the names. An edited file would otherwise fail where the numbers are used."""
+        num_rows, num_columns = len(self.train_skills), len(self.eval_skills)
+        for field_name, matrix in (("edges", self.edges), ("standard_errors", self.standard_errors)):
+            if matrix is not None:
+                _check_size(field_name, matrix, num_rows, num_columns)
+        if self.learned is not None:
+            if not self.learned.runs:
+                raise ValueError("learned.runs has no trial")
+            num_points = len(self.learned.runs[0].losses)
+            for number, trial in enumerate(self.learned.runs):
+                # Edges are differences of losses, so that a start and an end are the least.
+                _check_size(f"learned.runs.{number}.losses", trial.losses, max(2, num_points), num_columns)
+        return self
+
+
+def _check_size(field_name: str, matrix: list[list[float]], num_rows: int, num_columns: int) -> None:
+    """Raise ValueError unless a matrix of a file has the expected size."""
+    if len(matrix) != num_rows:
+        raise ValueError(f"{field_name} has {counted(len(matrix), 'row')}, and {num_rows:,} are expected")
+    other = next((number for number, row in enumerate(matrix) if len(row) != num_columns), None)
+    if other is not None:
+        raise ValueError(
+            f"row {other:,} of {field_name} has {counted(len(matrix[other]), 'number')}, and {num_columns:,} are expected"
+        )
+
 
 @dataclass(frozen=True, eq=False, init=False)
 class SkillGraph:
@@ -361,9 +388,15 @@ def _matrix_of(edges: object) -> Float[np.ndarray, "..."]:
         GraphError: The edges are no matrix of numbers.
     """
     try:
-        return np.array(edges, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise GraphError(f"the graph's edges are no matrix of numbers: {error}.") from error
+        matrix = np.asarray(edges)
+        # NumPy would drop the imaginary part of complex numbers, and would read texts as numbers.
+        if matrix.dtype.kind in "biufO":
+            # An array of the caller may change later.
+            return matrix.astype(np.float64, copy=not isinstance(edges, list | tuple))
+        fault = f"their type is {matrix.dtype}"
+    except (TypeError, ValueError, OverflowError) as error:
+        fault = str(error)
+    raise GraphError(f"the graph's edges are no matrix of numbers: {fault}.")
 
 
 def _chosen(axis: str, names: Sequence[str], choice: Sequence[str] | None) -> list[int]:

@@ -38,15 +38,19 @@ def mixed_skills(
     >>> np.bincount(mixed_skills("natural", 10, natural=(1, 3), seed=0)).tolist()
     [3, 7]
     """
-    parts = np.asarray(_parts(proportions, natural), dtype=np.int64)
+    parts = [int(part) for part in _parts(proportions, natural)]
     if num_samples < len(parts):
         raise CorpusError(
             f"num_samples={num_samples}: {len(parts)} skills need at least {len(parts)} samples. Give {len(parts)} or more."
         )
     if seed < 0:
         raise CorpusError(f"seed={seed}: a seed is a whole number from 0. Give another seed.")
-    counts, remainders = np.divmod(parts * num_samples, parts.sum())
-    counts[np.argsort(-remainders, kind="stable")[: num_samples - int(counts.sum())]] += 1
+    # Integers of Python, because the products of large proportions would overflow 64 bits.
+    shares = [divmod(part * num_samples, sum(parts)) for part in parts]
+    counts = [count for count, _ in shares]
+    by_remainder = sorted(range(len(parts)), key=lambda skill: -shares[skill][1])
+    for skill in by_remainder[: num_samples - sum(counts)]:
+        counts[skill] += 1
     skills = np.repeat(np.arange(len(parts)), counts)
     return skills[np.argsort(raw_draws(seed, 0, num_samples), kind="stable")]
 

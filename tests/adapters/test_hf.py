@@ -1,6 +1,7 @@
 """Hugging Face's Trainer: one and two processes, killed and resumed, see the single stream without loss or repetition."""
 
 import math
+import shutil
 import signal
 import warnings
 from collections.abc import Callable
@@ -302,12 +303,17 @@ def test_the_last_checkpoint_is_the_newest_that_was_written_whole(tmp_path: Path
     assert last_checkpoint(tmp_path / "out") is None, "a stopped process leaves a directory without mixer.json"
     for step in (9, 10):
         (tmp_path / "out" / f"checkpoint-{step}" / "mixer.json").write_text("{}")
+    for name in ("checkpoint-best", "checkpoint-11-old"):
+        shutil.copytree(tmp_path / "out" / "checkpoint-10", tmp_path / "out" / name)
     assert last_checkpoint(tmp_path / "out") == str(tmp_path / "out" / "checkpoint-10")
 
 
 def test_a_checkpoint_without_a_mixer_is_refused(shards: ShardSet, tmp_path: Path) -> None:
     mixer = live_mixer(shards, tmp_path / "run", step_draws=BATCH)
     trainer(mixer, tmp_path / "out", stop_at=3).train()
+    (tmp_path / "out" / "checkpoint-3" / "mixer.json").write_text("[]")
+    with pytest.raises(LedgerError, match=r"mixer.json is of step None, but training resumes at step 3"):
+        trainer(mixer, tmp_path / "out").train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-3"))
     (tmp_path / "out" / "checkpoint-3" / "mixer.json").unlink()
     with pytest.raises(LedgerError, match=r"resumes at step 3, but .*checkpoint-3/mixer.json is not there"):
         trainer(mixer, tmp_path / "out").train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-3"))

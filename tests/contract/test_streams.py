@@ -130,5 +130,9 @@ def test_trainers_refuse_by_one_rule_what_would_stall_or_end(make: Make, tmp_pat
     refuse_rare_reports(stream, most)
     with pytest.raises(ValueError, match=rf"and {words.round} is .* from 1 to {most}\."):
         refuse_rare_reports(stream, most + 1)
+    # A live round waits for no report, and a callback would still divide by the number.
+    for lag in (1, "live"):
+        with pytest.raises(ValueError, match=r"every_steps=0: give the number of steps .* at least 1\."):
+            refuse_rare_reports(make(tmp_path / f"lag {lag}", policy=odm(warmup_steps=0), lag=lag), 0)
     with pytest.raises(ValueError, match=rf"skillshard\.torch\.{words.dataset}\."):
         refuse_for_trainer(make(tmp_path / "ends", repeat="stop"), "a trainer")

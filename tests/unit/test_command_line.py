@@ -306,13 +306,15 @@ MATRICES = {
     "no header": ("a,1,2\nb,3,4\n", ["a", "b"], ["a", "b"]),
     "spaces and a byte order mark": ("\ufeff, a, b\na, 1, 2\n\nb, 3, 4\n", ["a", "b"], ["a", "b"]),
     "other columns": (",x,y\na,1,2\nb,3,4\n", ["a", "b"], ["x", "y"]),
+    "line ends of Windows": (",a,b\r\na,1,2\r\nb,3,4\r\n", ["a", "b"], ["a", "b"]),
+    "line ends of old Macs": (",a,b\ra,1,2\rb,3,4\r", ["a", "b"], ["a", "b"]),
 }
 
 
 @pytest.mark.parametrize("form", sorted(MATRICES))
 def test_a_matrix_is_read_as_it_is_meant_with_or_without_its_names(form: str, tmp_path: Path) -> None:
     text, rows, columns = MATRICES[form]
-    (tmp_path / "m.csv").write_text(text, encoding="utf-8")
+    (tmp_path / "m.csv").write_bytes(text.encode())
     graph = import_graph(tmp_path / "m.csv")
     assert (list(graph.train_skills), list(graph.eval_skills)) == (rows, columns)
     assert graph.edges.tolist() == [[1.0, 2.0], [3.0, 4.0]]
@@ -330,8 +332,11 @@ def test_a_matrix_is_read_as_it_is_meant_with_or_without_its_names(form: str, tm
         (",a,b\na,1,2\na,3,4\n", "not distinct"),
         (",a,b\na,1\nb,3,4\n", "as many cells"),
         (",a,b\n", "no line of numbers"),
-        ("a;1;2\nb;3;4\n", "shape"),
-        ("", "as many cells"),
+        ("a;1;2\nb;3;4\n", "its cells are separated by ';'"),
+        ("\ta\tb\na\t1\t2\nb\t3\t4\n", "its cells are separated by '\\t'"),
+        ("", "it is empty"),
+        (",a\na,1_0\n", "line 2 has '1_0' where a number is expected"),
+        (f",a\na,{'1' * 200_000}\n", "holds no matrix of numbers: field larger than field limit"),
     ],
 )
 def test_a_matrix_that_can_be_read_in_two_ways_or_in_none_is_refused(text: str, says: str, tmp_path: Path) -> None:

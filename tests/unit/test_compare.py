@@ -147,6 +147,8 @@ def test_two_graphs_in_a_long_directory_have_different_names_in_the_table(
         ),
         ({"policies": ("stratified", "loss_order:eta=a")}, "eta of loss_order is 'a': "),
         ({"eval_every": 5}, "`eval_every=5`: give a number of steps from 1 to `steps=4`"),
+        ({"eval_every": 0}, "`eval_every=0`: give a number of steps from 1 to `steps=4`"),
+        ({"budget_s": -1.0}, "`budget_s=-1.0`: give seconds from 0"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_in_a_sentence(

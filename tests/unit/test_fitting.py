@@ -150,11 +150,25 @@ def test_the_command_writes_what_the_function_proposes(tmp_path: Path) -> None:
     [
         (
             lambda: fit_mixing_law(planted(3)),
-            "3 runs cannot tell 4 numbers of a law over 3 skills: give at least 4 runs",
+            "3 runs with 3 mixtures cannot tell 4 numbers of a law over 3 skills: give at least 4 runs",
+        ),
+        (
+            lambda: propose_weights(make_runs([{"add": 1.0, "carry": 1.0}] * 9, [{"easy": 1.0 + n} for n in range(9)])),
+            "9 runs with 1 mixture cannot tell 3 numbers of a law over 2 skills",
+        ),
+        (
+            lambda: fit_mixing_law(
+                make_runs([{"a": 1.0 * n, "b": 8.0 - n, "c": 2.0} for n in range(9)], [{"easy": 1.0}] * 9)
+            ),
+            "the weights of 3 skills always change together in 9 runs, so their effects cannot be told apart",
         ),
         (
             lambda: make_runs([{"add": 0.0}], [{"easy": 1.0}]),
-            "run 0: weights must be finite numbers >= 0, and at least one > 0",
+            "run 0: weights must be finite numbers >= 0, and their sum a finite number > 0; their sum is 0.0.",
+        ),
+        (
+            lambda: make_runs([{"add": 1e308, "carry": 1e308}], [{"easy": 1.0}]),
+            "run 0: weights must be finite numbers >= 0, and their sum a finite number > 0; their sum is inf.",
         ),
         (
             lambda: make_runs([{"add": 1.0}], [{"easy": float("nan")}]),
@@ -174,7 +188,11 @@ def test_the_command_writes_what_the_function_proposes(tmp_path: Path) -> None:
             lambda: propose_weights(planted(), num_samples={"add": 5, "sub": 1}),
             "without samples: carry, negate; without a weight in any run: sub.",
         ),
-        (lambda: propose_weights(planted(), kl=-1.0), "kl is -1.0: give the price of the divergence"),
+        (lambda: propose_weights(planted(), kl=-1.0), "`kl=-1.0`: give the price of the divergence"),
+        (lambda: propose_weights(planted(), kl=float("inf")), "`kl=inf`: give the price of the divergence"),
+        (lambda: propose_weights(planted(), draws=0, num_samples=SAMPLES), "`draws=0`: give the number of draws"),
+        (lambda: propose_weights(planted(), epochs=float("nan")), "`epochs=nan`: give the largest number of passes"),
+        (lambda: propose_weights(planted(), num_samples={**SAMPLES, "add": -1}), "without samples: add;"),
         (
             lambda: propose_weights(planted(), method="regmix"),
             "24 runs are too few for trees: give at least 50, or fit a law",
@@ -191,7 +209,23 @@ def test_what_cannot_be_fitted_gets_one_clear_sentence(build: Any, sentence: str
     [
         ("runs.json", '{"schema": "skillshard/runs/2", "runs": []}', "holds no runs (schemas/runs-1.json): schema: "),
         ("runs.json", '{"schema": "skillshard/runs/1", "runs": []}', "holds no runs: give a .json or .csv file"),
-        ("runs.csv", "a,b\n1,2\n", "needs columns weights/SKILL and losses/SKILL, one row for each run; it has a, b."),
+        (
+            "runs.csv",
+            "a,b\n1,2\n",
+            "needs columns weights/SKILL and losses/SKILL, separated by commas, one row for each run; it has a, b.",
+        ),
+        ("runs.csv", "", "needs columns weights/SKILL and losses/SKILL"),
+        (
+            "runs.csv",
+            "weights/add,losses/easy\n1,2,3\n",
+            "run 0: the row has 3 cells, and the first line names 2 columns",
+        ),
+        (
+            "runs.csv",
+            "weights/add,losses/easy\n1,2\n1\n",
+            "run 1: the row has 1 cell, and the first line names 2 columns",
+        ),
+        ("runs.csv", "weights/add,weights/add,losses/easy\n1,2,3\n", "has the column weights/add twice"),
         ("runs.csv", "weights/add,losses/easy\n1,low\n", "run 0: losses/easy is 'low', not a number."),
     ],
 )
@@ -199,6 +233,20 @@ def test_a_file_without_runs_gets_one_clear_sentence(tmp_path: Path, name: str, 
     (tmp_path / name).write_text(content)
     with pytest.raises(FitError, match=re.escape(sentence)):
         read_runs(tmp_path / name)
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_a_table_of_runs_may_have_the_line_ends_of_any_system(line_end: str, tmp_path: Path) -> None:
+    rows = ("\ufeffnote,weights/add,losses/easy", "x,2,1.5", "", "y,3,1.25", "")
+    (tmp_path / "runs.csv").write_bytes(line_end.join(rows).encode())
+    assert read_runs(tmp_path / "runs.csv").losses.tolist() == [[1.5], [1.25]]
+
+
+def test_a_target_that_is_named_twice_counts_once() -> None:
+    once, twice = (
+        propose_weights(planted(), targets=targets) for targets in (["easy", "hard"], ["easy", "hard", "easy"])
+    )
+    assert once == twice
 
 
 # --- runs out of their ledgers ---------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Graph files: version 1 is read with an unknown kind of losses, files keep the kind of losses, and digests stay the same."""
 
+import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,38 @@ def test_a_given_graph_of_version_1_is_of_no_known_kind(tmp_path: Path) -> None:
     assert SkillGraph.open(written(tmp_path, fields)).loss is None
     with pytest.raises(GraphError, match=r"is not a skills graph \(schemas/graph-2.json\)"):
         read_graph(written(tmp_path, {**fields, "schema": "skillshard/graph/3"}))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        (("edges",), [[1.0], [1.0, 2.0]], "row 0 of edges has 1 number, and 2 are expected"),
+        (("edges",), [[1.0, 2.0]], "edges has 1 row, and 2 are expected"),
+        (("standard_errors",), [[0.1]], "standard_errors has 1 row, and 2 are expected"),
+        (("standard_errors",), [[0.1, 0.1], [0.1]], "row 1 of standard_errors has 1 number, and 2 are expected"),
+        (("learned", "runs"), [], "learned.runs has no trial"),
+        (("learned", "runs", 0, "losses"), [], "learned.runs.0.losses has 0 rows, and 2 are expected"),
+        (("learned", "runs", 1, "losses"), [[1.0, 2.0]], "learned.runs.1.losses has 1 row, and 2 are expected"),
+        (("learned", "runs", 3, "losses", 1), [1.0], "row 1 of learned.runs.3.losses has 1 number, and 2 are expected"),
+    ],
+)
+def test_lists_that_do_not_fit_the_names_of_a_file_get_one_clear_sentence(
+    path: tuple[str | int, ...], value: Any, sentence: str, tmp_path: Path
+) -> None:
+    content: Any = copy.deepcopy(VERSION_1)
+    *parents, last = path
+    target = content
+    for step in parents:
+        target = target[step]
+    target[last] = value
+    with pytest.raises(
+        GraphError, match=re.escape(f"is not a skills graph (schemas/graph-2.json): {sentence}. A matrix")
+    ):
+        SkillGraph.open(written(tmp_path, content))
+    for verb in ("show", "derive"):
+        out = ("--out", tmp_path / "other.json") if verb == "derive" else ()
+        ran = skillshard("graph", verb, tmp_path / "graph.json", *out)
+        assert ran.code == 1 and sentence in ran.sentence
 
 
 def test_the_digest_is_of_names_and_edges_alone_and_stays_what_it_was(tmp_path: Path) -> None:

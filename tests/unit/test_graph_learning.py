@@ -22,6 +22,7 @@ from skillshard.graph.plan import plan_trials
 from skillshard.graph.skill_graph import GraphFile, SkillGraph, read_graph, write_graph
 from skillshard.graph.trial_data import DrawnTexts, load_data
 from skillshard.graph.trials import eval_steps, mixed_batches, trial_task
+from skillshard.loss import LossKind
 from skillshard.proxy.device import Compute
 from skillshard.proxy.reading import Bytes
 from skillshard.proxy.reading_choice import ReadingChoice
@@ -256,12 +257,31 @@ def test_too_much_work_is_refused_before_any(shards: ShardSet, tmp_path: Path) -
     assert len(estimates) == 1 and estimates[0].startswith("4 trials, 18 steps in all: about ")
 
 
+def test_the_same_command_on_another_node_takes_no_timed_texts_away(
+    learned: Path, shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials, measured = tmp_path / "trials", learning.timing_task
+
+    def overtaken(data: str, **arguments: Any) -> Any:
+        monkeypatch.setattr(learning, "timing_task", measured)
+        learn(shards, tmp_path / "other.json", num_seeds=2, trials=trials)
+        load_data.cache_clear()  # the other command has a memory of its own
+        return measured(data, **arguments)
+
+    monkeypatch.setattr(learning, "timing_task", overtaken)
+    learn(shards, tmp_path / "graph.json", num_seeds=2, trials=trials)
+    assert (tmp_path / "graph.json").read_bytes() == (tmp_path / "other.json").read_bytes() == learned.read_bytes()
+    assert not [path for path in trials.rglob("*") if learning.TIMING in path.parts]
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"targets": ["cary"]}, r"`targets` 'cary' \(did you mean 'carry'\?\): not a skill with held-out samples"),
         ({"for_steps": 5}, "`for_steps=5` is shorter than warm-up and trial, 2 \\+ 4 steps"),
         ({"eval_every": 5}, "`eval_every=5`: losses are measured every so many steps"),
+        ({"eval_every": 0}, "`eval_every=0`: losses are measured every so many steps"),
+        ({"budget_s": float("nan")}, "`budget_s=nan`: give seconds from 0"),
         (
             {"segment_at": ","},
             "`segment_at` reads a text as segments and predicts a word of answer. .* `answer_after='= '`",
@@ -438,6 +458,13 @@ def test_matrices_from_elsewhere_become_graphs(tmp_path: Path) -> None:
     assert again.digest == SkillGraph.open(tmp_path / "m.npy.graph.json").digest
 
 
+def test_an_imported_graph_of_skillshard_keeps_the_kind_of_its_losses(tmp_path: Path) -> None:
+    graph = SkillGraph("ab", "ab", [[1.0, 0.5], [0.0, 1.0]], loss=LossKind(answer_after="="))
+    graph.save(tmp_path / "graph.json")
+    again = import_graph(tmp_path / "graph.json")
+    assert (again.digest, again.loss) == (graph.digest, graph.loss)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
@@ -449,6 +476,20 @@ def test_matrices_from_elsewhere_become_graphs(tmp_path: Path) -> None:
         ("m.json", b"[[1.0]]", "does not name its rows: name them with --names"),
         ("m.json", b'{"a": {"a": 1}, "b": {"c": 1}}', "every row must name the same columns"),
         ("m.json", b"{", "holds no matrix of numbers"),
+        ("m.json", b"5", "a list of rows or an object is expected, got '5'"),
+        ("m.json", b'"abc"', "a list of rows or an object is expected, got 'abc'"),
+        ("m.json", b'["12", "34"]', "row 0 is no list of numbers: '12'"),
+        ("m.json", b'[["1"]]', """row 0 is no list of numbers: "['1']\""""),
+        ("m.json", b'{"a": {"a": "1"}}', """row 'a' is no list of numbers: "['1']\""""),
+        ("m.json", b'{"a": "b"}', "an object must be like"),
+        ("m.json", b'{"edges": [[1.0]]}', "'train_skills' must be a list of names beside 'edges'"),
+        (
+            "m.json",
+            b'{"schema": "skillshard/graph/2"}',
+            "is no graph of skillshard (schemas/graph-2.json): train_skills:",
+        ),
+        ("m.json", b"[" * 100_000 + b"]" * 100_000, "its lists are nested too deeply"),
+        ("m.json", b"[[1" + b"0" * 400 + b"]]", "int too large to convert to float"),
         ("m.csv", b"", "holds no matrix of numbers"),
     ],
 )

@@ -160,7 +160,20 @@ def test_a_choice_that_does_not_fit_is_refused_in_one_sentence(choice: dict[str,
         SkillGraph.identity(("add", "carry")).choose(**choice)
 
 
-@pytest.mark.parametrize("edges", ["abc", [["a", "b"], ["c", "d"]], [[1.0], [1.0, 2.0]], None, [[{}, 1], [1, 1]]])
+@pytest.mark.parametrize(
+    "edges",
+    [
+        "abc",
+        [["a", "b"], ["c", "d"]],
+        [["1", "2"], ["3", "4"]],
+        [[1.0], [1.0, 2.0]],
+        None,
+        [[{}, 1], [1, 1]],
+        [[1j, 1], [1, 1]],
+        np.full((2, 2), 1 + 1j),
+        [[10**400, 1], [1, 1]],
+    ],
+)
 def test_edges_that_are_no_matrix_of_numbers_are_refused_in_one_sentence(edges: object) -> None:
     with pytest.raises(GraphError, match=r"the graph's (edges are no matrix of numbers|matrix has shape|edge )"):
         SkillGraph(("a", "b"), ("a", "b"), edges)
