@@ -1,7 +1,7 @@
 """Train on images and captions: python examples/image_captions.py --run-dir runs/captions --steps 100.
 
-The first run makes a corpus of tiny images in a WebDataset tar, and its shards. Run the command again with more steps, and the training
-continues.
+The first run makes a corpus of tiny images in a WebDataset tar, and its shards. Run the command again with more steps, also with another
+number of `--workers`, and the training continues.
 """
 
 import skillshard as ss
@@ -101,7 +101,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     os.replace(unfinished, path)
 
 
-def main(run: Path, steps: int) -> None:
+def main(run: Path, steps: int, workers: int) -> None:
     shards = make_shards(run)
     policy = ss.policies.chain(
         ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2), ss.policies.floor(0.01)
@@ -139,7 +139,7 @@ def main(run: Path, steps: int) -> None:
         mixer.restart()  # does nothing in a new directory; an attempt that died before its first checkpoint begins again
         report(0)  # before the first step: these losses give the weights of round 1
 
-    batches = iter(DataLoader(MixedDataset(mixer), batch_size=BATCH, num_workers=2, collate_fn=prepare))
+    batches = iter(DataLoader(MixedDataset(mixer), batch_size=BATCH, num_workers=workers, collate_fn=prepare))
     while step < steps:
         loss = loss_of(*next(batches))
         optimizer.zero_grad()
@@ -158,5 +158,6 @@ if __name__ == "__main__":
         "--run-dir", type=Path, required=True, help="Directory of corpus, shards, ledger and checkpoints."
     )
     parser.add_argument("--steps", type=int, required=True, help="Optimizer steps of the whole training.")
+    parser.add_argument("--workers", type=int, default=2, help="Number of loader processes.")
     arguments = parser.parse_args()
-    main(arguments.run_dir, arguments.steps)
+    main(arguments.run_dir, arguments.steps, arguments.workers)

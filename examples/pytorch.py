@@ -1,7 +1,8 @@
 """Train in a single process with a plain PyTorch loop: python examples/pytorch.py --shards S --run-dir runs/pytorch --steps 100.
 
-Run the command again with more steps, and the training continues. With --log-dir the weights, shares, epochs and losses of the skills go to
-TensorBoard, over the draws: tensorboard --logdir logs.
+Run the command again with more steps, also with another number of `--workers`, and the training continues. examples/ddp.py has several
+training processes. With --log-dir the weights, shares, epochs and losses of the skills go to TensorBoard, over the draws:
+tensorboard --logdir logs.
 """
 
 import skillshard as ss
@@ -39,13 +40,13 @@ def save(path: Path, state: dict[str, Any]) -> None:
     os.replace(unfinished, path)
 
 
-def main(shards_at: Path, run: Path, steps: int, log_dir: Path | None = None) -> None:
+def main(shards_at: Path, run: Path, steps: int, workers: int, log_dir: Path | None = None) -> None:
     shards = ss.ShardSet.open(shards_at)
     policy = ss.policies.chain(
         ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2), ss.policies.floor(0.01)
     )
     mixer = ss.Mixer(shards, policy, ledger=run, round_draws=EVERY * BATCH, step_draws=BATCH)
-    loader = DataLoader(MixedDataset(mixer), batch_size=BATCH, num_workers=2, collate_fn=collate)
+    loader = DataLoader(MixedDataset(mixer), batch_size=BATCH, num_workers=workers, collate_fn=collate)
     model = torch.nn.Embedding(256, 256, device=DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     writer = None
@@ -97,6 +98,7 @@ if __name__ == "__main__":
     parser.add_argument("--shards", type=Path, required=True, help="Directory of shards.")
     parser.add_argument("--run-dir", type=Path, required=True, help="Directory of the ledger and the checkpoints.")
     parser.add_argument("--steps", type=int, required=True, help="Optimizer steps of the whole training.")
+    parser.add_argument("--workers", type=int, default=2, help="Number of loader processes.")
     parser.add_argument("--log-dir", type=Path, help="Directory of the files for TensorBoard. Default: no files.")
     arguments = parser.parse_args()
-    main(arguments.shards, arguments.run_dir, arguments.steps, arguments.log_dir)
+    main(arguments.shards, arguments.run_dir, arguments.steps, arguments.workers, arguments.log_dir)

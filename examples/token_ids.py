@@ -1,7 +1,7 @@
 """Train on a corpus that is tokenized already: python examples/token_ids.py --run-dir runs/token-ids --steps 100.
 
-The first run writes rows of token ids and labels, their shards, and the kept ids. Run the command again with more steps, and the training
-continues. A command that was killed at any moment goes on when it is run again.
+The first run writes rows of token ids and labels, their shards, and the kept ids. Run the command again with more steps, also with another
+number of `--workers`, and the training continues. A command that was killed at any moment goes on when it is run again.
 """
 
 import skillshard as ss
@@ -45,7 +45,7 @@ def make_tokens(run: Path) -> tuple[ss.ShardSet, ss.TokenSet]:
     return shards, ss.write_tokens(shards, None, run / "tokens", progress=False)  # None: the ids of the corpus are kept
 
 
-def main(run: Path, steps: int) -> None:
+def main(run: Path, steps: int, workers: int) -> None:
     shards, tokens = make_tokens(run)
     policy = ss.policies.skill_it(ss.SkillGraph.identity(shards.skills), eta=0.2)
     mixer = ss.Mixer(
@@ -102,7 +102,7 @@ def main(run: Path, steps: int) -> None:
     collate = block_collator(
         "input_ids", "labels"
     )  # the first id of a sample has no label, so no loss crosses a sample's end
-    batches = iter(DataLoader(PackedDataset(packed), batch_size=BLOCKS, num_workers=2, collate_fn=collate))
+    batches = iter(DataLoader(PackedDataset(packed), batch_size=BLOCKS, num_workers=workers, collate_fn=collate))
     while step < steps:
         batch = {name: tensor.to(DEVICE) for name, tensor in next(batches).items()}
         optimizer.zero_grad()
@@ -122,5 +122,6 @@ if __name__ == "__main__":
         "--run-dir", type=Path, required=True, help="Directory of corpus, shards, tokens, ledger and checkpoints."
     )
     parser.add_argument("--steps", type=int, required=True, help="Optimizer steps of the whole training.")
+    parser.add_argument("--workers", type=int, default=2, help="Number of loader processes.")
     arguments = parser.parse_args()
-    main(arguments.run_dir, arguments.steps)
+    main(arguments.run_dir, arguments.steps, arguments.workers)

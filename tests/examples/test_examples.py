@@ -144,7 +144,7 @@ def test_an_example_runs_as_its_docstring_says_and_goes_on(
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", OWN_CORPUS)
-def test_an_example_with_its_own_corpus_makes_the_corpus_and_goes_on_after_a_kill(
+def test_an_example_with_its_own_corpus_makes_the_corpus_and_goes_on_after_a_kill_with_other_workers(
     shards: ShardSet, tmp_path: Path, name: str
 ) -> None:
     run_dir = tmp_path / "run"
@@ -163,7 +163,7 @@ def test_an_example_with_its_own_corpus_makes_the_corpus_and_goes_on_after_a_kil
         assert next(process.stdout).strip() == "goes on after step 10"
         assert next(process.stdout).startswith("20 ")
         process.kill()
-    last = run(command, shards, run_dir, 60)
+    last = run(f"{command} --workers 4", shards, run_dir, 60)
     assert last.returncode == 0, last.stderr[-3000:]
     assert last.stdout.startswith("goes on after step ") and last.stdout.splitlines()[-1].startswith("60 ")
     ledger = DirectoryLedger(run_dir / "ledger")
