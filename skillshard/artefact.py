@@ -158,7 +158,7 @@ def begin(
         changed: Function that checks files with a new time of change. By default, a new time counts as new content.
         keep_unfinished_files: Whether temporary files of killed commands stay. The processes of a job array work on several nodes, and
             some file systems have locks on a single node only, so a temporary file may belong to a living process.
-        scratch: Directory for temporary files, local or in a store. The work has a directory of its own there, named after `out`. None:
+        scratch: Directory for temporary files, local or in a store. The work has a directory of its own inside, named after `out`. None:
             .work/scratch of `out`.
 
     Returns:
@@ -219,7 +219,7 @@ def _scratch_of(folder: str, scratch: str | os.PathLike[str]) -> str:
 
 
 def _scratch_in(folder: str, job: bytes | None) -> str | None:
-    """Return the place of temporary files in job.json of a finished artefact. A damaged job.json does no harm there."""
+    """Return the place of temporary files in job.json of a finished artefact. A damaged job.json does no harm beside a finished artefact."""
     if job is not None:
         with contextlib.suppress(StorageError):
             return cast(str | None, _begun(folder, job).get("scratch"))
@@ -553,7 +553,7 @@ def _lock_of(folder: str) -> _Lock | None:
 
 @contextlib.contextmanager
 def without_leftovers(folder: str, scratch: str, out: str | os.PathLike[str]) -> Iterator[None]:
-    """Do work in a directory of results that never gets a manifest, and then remove what killed commands left there.
+    """Do work in a directory of results that never gets a manifest, and then remove the temporary files of killed commands.
 
     Nothing is removed while another command works in the directory, because the temporary files may belong to that command. The lock is
     on the directory itself, so no lock file stays beside the results. A store has no locks: only `scratch` is removed there.

@@ -64,7 +64,7 @@ class BatchLosses:
     """The losses of the training batches since the last report.
 
     Every rank adds each of its batches, also the batches of accumulated gradients, and every rank takes the losses at the same steps. The
-    collected numbers are three per sample. They stay on the device of the batch until `take`, so that adding waits for no kernel.
+    collected numbers are three per sample. The numbers stay on the device of the batch until `take`, so that adding waits for no kernel.
 
     Args:
         stream: Mixer or packed tokens of the training, with `Mixer(measured_on="training")`. The stream gives the names of the skills and

@@ -31,7 +31,7 @@ def typed(arguments: list[str] | None = None) -> str:
     """Return the command as it was typed, to be typed again.
 
     Args:
-        arguments: Arguments of the command, if they are not those of the process.
+        arguments: Arguments of the command. None: the arguments of the process.
     """
     if arguments is not None and Path(sys.argv[0]).name.partition(".")[0] not in _JOBS:
         return shlex.join(["skillshard", *arguments])

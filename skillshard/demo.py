@@ -11,7 +11,7 @@ with the true graph lowers the loss over the whole training the most, compared w
 chains of 3 from chains of 5". The seed is the first integer after the seeds of the file. docs/demo.md states the rule, the figures
 behind the rule and the result.
 
-The numbers of the setting are those of benchmarks/evidence/settings.py. Only the size of a sample differs: a sample is a
+The setting has the numbers of benchmarks/evidence/settings.py. Only the size of a sample differs: a sample is a
 page of eight problems of one skill instead of one problem. A sample takes at least 2,048 bytes of a shard, and shards of single
 problems need five times the space.
 """

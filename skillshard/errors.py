@@ -103,7 +103,7 @@ class ExecutionError(SkillshardError, RuntimeError):
 
 
 class MissingTasksError(ExecutionError):
-    """A process of a job array needs records of an earlier stage that are not there. The command line exits with status 3.
+    """A process of a job array needs missing records of an earlier stage. The command line exits with status 3.
 
     Attributes:
         keys: Keys of the tasks without a record.

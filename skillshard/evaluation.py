@@ -171,7 +171,7 @@ class EvalBudget:
         self._has_warned = False
 
     def begin(self, num_skills: int, num_ranks: int = 1) -> int:
-        """Begin an evaluation, and return the number of samples of each skill. Ranks that share the evaluation call this method together."""
+        """Begin an evaluation, and return the number of samples of each skill. All ranks of a shared evaluation call the method together."""
         self._begun = self._clock()
         num = min(FIRST_SAMPLES, self.max_samples) if self._ended is None else self._affordable(num_skills)
         num = int(gathered(np.array([[float(num)]]), world_size=num_ranks).min())

@@ -184,7 +184,7 @@ def run(
     Raises:
         SkillshardError: The function raised the error. The earliest failed task decides.
         ExecutionError: The worker of a task died, or the function failed with another error, `MAX_TRIES` times.
-        MissingTasksError: A process of a job array needs a record of an earlier stage that is not there.
+        MissingTasksError: A process of a job array needs a missing record of an earlier stage.
         StageEnded: A process of a job array has done its part of the stage.
     """
     stage = stage or places.name(records)
@@ -216,10 +216,10 @@ def run(
 
 
 def _missing_of_part(part: ArrayPart, stage: str, tasks: Sequence[Task], missing: Sequence[Task]) -> list[Task]:
-    """Return the tasks that a process of a job array must do. For a stage before its own stage, all records must be there.
+    """Return the tasks that a process of a job array must do. For an earlier stage than the stage of the process, all records must exist.
 
     Raises:
-        MissingTasksError: A record of an earlier stage is not there.
+        MissingTasksError: A record of an earlier stage is missing.
     """
     if part.order(stage) < 0:
         if missing:

@@ -473,7 +473,7 @@ class MixerCallback(TrainerCallback):
     def log_to(self, trainer: Trainer, *, skills: int = MOST_SKILLS) -> None:
         """Send the metrics of the run (`Mixer.metrics`) to the loggers of a Trainer after each report, on process 0.
 
-        The loggers are those of `TrainingArguments(report_to=...)`, which put "train/" before each name, except for MLflow. Neither the console nor
+        The loggers of `TrainingArguments(report_to=...)` get the metrics and put "train/" before each name, except for MLflow. Neither the console nor
         the Trainer's log history gets the metrics.
 
         Args:

@@ -66,7 +66,7 @@ def write_documents(
 
     Args:
         data, index: Paths of the .bin and of the .idx.
-        documents: Documents in their order, each with a place for the separator if there is a separator.
+        documents: Documents in their order, each with a place for the separator, if any.
         kept: Form of the ids.
         separator: Id that becomes the last id of each document. None: no separator.
     """

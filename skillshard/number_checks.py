@@ -1,6 +1,6 @@
 """Questions about numbers that a caller or a file gives. True and False are no numbers, although Python computes with them.
 
-The questions raise no error. The caller asks, and its message says which argument is wrong and what to give.
+The questions raise no error. The caller asks, and the caller's message names the wrong argument and the accepted values.
 """
 
 import math

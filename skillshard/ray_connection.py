@@ -43,7 +43,7 @@ def one_connection() -> Iterator[None]:
 
 
 def end_own_connection() -> bool:
-    """End the connection if this module made it. Ray then kills the tasks that this process has begun, on all nodes.
+    """End the connection if the module made the connection. Ray then kills the tasks that this process has begun, on all nodes.
 
     Returns:
         Whether the connection was ended. A connection of the caller stays.

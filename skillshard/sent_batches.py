@@ -5,7 +5,7 @@ process has mapped the same shards. The worker therefore sends only places (`Pla
 and the loader's process cuts the texts out of the maps. With two workers, sending places gives 1.25 to 1.45 times as many samples
 per second (docs/LOG.md).
 
-The fields of a mixer are small, and parsing them costs more than sending them. The worker therefore reads the fields and sends their
+The fields of a mixer are small, and parsing costs more than sending. The worker therefore reads the fields and sends their
 values. Members such as images are large. The loader's process reads the members as it reads the texts.
 
 The price: only a process with the same stream can unpickle a `SentBatch`. Each stream of a loader gets a key, the pickled batch holds

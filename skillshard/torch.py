@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 class Item(TypedDict):
-    """A sample with its draw and its skill. Fields and members of the mixer (`Mixer(fields=..., members=...)`) are further keys."""
+    """A sample with the draw and the skill. Fields and members of the mixer (`Mixer(fields=..., members=...)`) are further keys."""
 
     draw: int
     skill: str
@@ -199,7 +199,7 @@ def block_collator(*columns: str) -> Callable[[Blocks], PackedTensors]:
 
 @dataclass(frozen=True)
 class _BlockCollator:
-    """The function that `block_collator` makes. A class, because a spawned worker gets the function by pickle."""
+    """The function of `block_collator`. A class, because a spawned worker gets the function by pickle."""
 
     columns: tuple[str, ...]
 

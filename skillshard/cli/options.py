@@ -106,7 +106,7 @@ DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Print what the command would read, write and cost, from the first rows of some files. Write nothing.",
+        help="Print the input, the output and the cost of the command, estimated from the first rows of a few files. Write nothing.",
         rich_help_panel=READING,
     ),
 ]
@@ -260,7 +260,7 @@ class Reading:
         typer.Option(
             "--partition-size",
             metavar="SIZE",
-            help="Approximate number of corpus bytes that one task reads.",
+            help="Approximate number of corpus bytes of a task.",
             rich_help_panel=READING,
         ),
     ] = "64MiB"

@@ -101,7 +101,7 @@ def shard(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print what the command would read, write and cost. Write nothing."),
+        typer.Option("--dry-run", help="Print the input, the output and the cost of the command. Write nothing."),
     ] = False,
     scratch: Annotated[
         str | None,

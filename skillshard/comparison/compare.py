@@ -331,7 +331,7 @@ def _refuse_other(out: Path, settings: dict[str, Any]) -> None:
 
 
 def _clean(out: Path) -> None:
-    """Remove what killed commands left behind: half-written files, and the ledgers and progress of unfinished trials."""
+    """Remove the remains of killed commands: half-written files, and the ledgers and progress of unfinished trials."""
     storage.remove_leftovers(out)
     for folder in ("runs", "trials"):
         for path in (out / folder).glob(".*"):
@@ -371,7 +371,7 @@ def _cost(missing: Sequence[Task], training: Training, backend: Backend, out: Pa
 
 
 def _cost_of(named: NamedPolicy, training: Training, measured_on: ShardSet) -> Cost:
-    """Return what a policy costs beside its training: its learned graph, and the measurements that the policy reads."""
+    """Return the costs of a policy beside the training: the learned graph, and the measurements for the policy."""
     read = skills_read(named.policy, training.skills)
     num_read = sum(num_evaluated(training, measured_on, skill) for skill in read)
     # Every training ends with a measurement for the comparison. No decision follows.

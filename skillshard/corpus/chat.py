@@ -67,7 +67,7 @@ class ChatTemplate(BaseModel):
             template: "tokenizer" for the template beside tokenizer.json, or a path or URI of a file with a template.
 
         Raises:
-            TokensError: No template is there, or a file is damaged.
+            TokensError: The folder has no template, or a file is damaged.
         """
         if tokenizer is None:
             return cls(template=_text_of(template), special_tokens={})
@@ -289,7 +289,7 @@ def _text_of(place: str | os.PathLike[str]) -> str:
 
 
 def _json_object(place: str) -> dict[str, Any]:
-    """Return the object in a JSON file, or an empty one if the file is not there."""
+    """Return the object in a JSON file, or an empty object without the file."""
     if not storage.exists(place):
         return {}
     try:

@@ -145,7 +145,7 @@ class Corpus:
 
         Args:
             partition_bytes: Size of a partition.
-            packing: Rule that packs small files into one partition. None: each file has its own partition.
+            packing: Rule for packing small files into one partition. None: each file has its own partition.
 
         Raises:
             CorpusError: `partition_bytes` is less than 1.

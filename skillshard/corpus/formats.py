@@ -141,7 +141,7 @@ class FileLayout:
         """Return the layout with the values of `to_json`.
 
         Raises:
-            CorpusError: The values are not those of a layout.
+            CorpusError: The values are no layout.
 
         >>> FileLayout.from_json({"header": ["text", "label"]}).header
         ('text', 'label')

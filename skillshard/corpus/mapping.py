@@ -299,7 +299,7 @@ class CorpusReading:
         """Return the reading with the values of `to_json`.
 
         Raises:
-            CorpusError: The values are not those of a reading.
+            CorpusError: The values are no reading.
 
         >>> CorpusReading.from_json(CorpusReading().to_json()) == CorpusReading()
         True

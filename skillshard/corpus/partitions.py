@@ -25,7 +25,7 @@ _FILES_AT_ONCE = 4096  # the waiting requests of more files would take much memo
 
 @dataclass(frozen=True)
 class Packing:
-    """Rule that packs neighbouring small files into one partition. Tags record the rule, because the rule decides the partitions.
+    """Rule for packing neighbouring small files into one partition. Tags record the rule, because the rule decides the partitions.
 
     Attributes:
         max_files: Largest number of files in a partition. A file of a store takes about 50 ms to open, so 1,024 files take less than a minute.

@@ -88,7 +88,7 @@ def parsed_objects(data: bytes) -> list[dict[str, Any]] | None:
 
 
 def may_be_deep(data: bytes, num_objects: int) -> bool:
-    """Return whether an object of some lines may be nested so deeply that orjson cannot write it again.
+    """Return whether an object of the lines may be nested too deeply for orjson to write the object again.
 
     Args:
         data: Lines.

@@ -1,4 +1,4 @@
-"""What the manifests of tags and shards record about the reading of a corpus, checked before anything looks up a value."""
+"""Check the records of tags and shards about the reading of a corpus, before anything looks up a value."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -88,7 +88,7 @@ class Cost:
 
         Args:
             budget_s: Largest estimated time in seconds.
-            fewer: Things of which there may be fewer, such as "seeds (`num_seeds`)".
+            fewer: Plural of the inputs that the sentence proposes to reduce, for example "seeds (`num_seeds`)".
             lengths: Argument -> number of steps. A length of 0 is left out. A length that would fall below 1 is no remedy.
 
         >>> print(Cost(4, 1200, 95.0).refusal(10.0, "seeds", {"steps": 20}))
@@ -99,8 +99,10 @@ class Cost:
         if self.seconds <= budget_s:
             return None
         shorter = {name: math.floor(steps * budget_s / self.seconds) for name, steps in lengths.items() if steps}
-        given = " and ".join(f"`{name}={steps}`" for name, steps in shorter.items())
-        remedy = f", take fewer {fewer}, or give {given}" if min(shorter.values()) >= 1 else f", or take fewer {fewer}"
+        proposed = " and ".join(f"`{name}={steps}`" for name, steps in shorter.items())
+        remedy = (
+            f", take fewer {fewer}, or give {proposed}" if min(shorter.values()) >= 1 else f", or take fewer {fewer}"
+        )
         return f"{self.sentence}, and `budget_s` allows {time_in_words(budget_s)}. Raise `budget_s`{remedy}."
 
 

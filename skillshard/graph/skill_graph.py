@@ -206,7 +206,7 @@ class SkillGraph:
 
     @classmethod
     def identity(cls, skills: Sequence[str]) -> "SkillGraph":
-        """Make the graph in which each skill helps only itself. With this graph, SKILL-IT reweights by losses alone.
+        """Make the graph in which each skill helps only itself. SKILL-IT with the identity reweights by losses alone.
 
         >>> SkillGraph.identity(("add", "carry")).edges.tolist()
         [[1.0, 0.0], [0.0, 1.0]]

@@ -42,7 +42,7 @@ def refuse_far(rounds: Rounds, number: int, most: int, place: str | None = None)
         rounds: Rounds of the run.
         number: Number of the round that is asked for.
         most: Largest distance in rounds.
-        place: What was asked for, as the beginning of the sentence. None: the first draw of the round.
+        place: Subject of the sentence, such as the requested draw. None: the first draw of the round.
 
     Raises:
         PolicyError: The round lies too far ahead. No round is decided.

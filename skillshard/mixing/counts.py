@@ -71,10 +71,10 @@ def intended_at(run: RunRecord, record: RoundRecord, previous: RoundRecord | Non
     # A run begins without debts, also if it continues another run.
     owed_before = np.zeros(len(run.skills)) if previous is None else np.array(previous.carry) / (1 << SCALE_BITS)
     owed = np.array(record.carry) / (1 << SCALE_BITS)
-    asked = np.array(record.counts) + owed - owed_before
+    due_in_round = np.array(record.counts) + owed - owed_before
     num_draws = min(draw - record.first_draw, record.num_draws)
     share_of_round = num_draws / max(1, sum(record.counts))  # below 1 where the stream ends or another run continues
-    intended: list[float] = (np.array(record.drawn_before) + owed_before + asked * share_of_round).tolist()
+    intended: list[float] = (np.array(record.drawn_before) + owed_before + due_in_round * share_of_round).tolist()
     return intended
 
 

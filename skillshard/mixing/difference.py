@@ -249,7 +249,7 @@ def _orders(run: RunRecord, *, knows_before: bool) -> list[Any]:
 def _first_other(
     first: Numbered[RecordType], second: Numbered[RecordType], draw: str, end: int | None
 ) -> tuple[int, list[str]] | None:
-    """Find the first record that differs among the records of both runs. Return its number and the fields that differ.
+    """Find the first record that differs among the records of both runs. Return the number of the record and the different fields.
 
     Args:
         first, second: Records of the runs.

@@ -1,4 +1,4 @@
-"""Everything that a run leaves at a draw to the run that continues it.
+"""Everything that a run leaves at a draw to the next run.
 
     old ledger, by `hand_over` -> handover.json of the new ledger, by `beginning.continued_by` -> the field `continues` of the new run.json
 
@@ -189,7 +189,7 @@ def _consumed(ledger: Ledger, newest: RoundRecord, draw: int, saved: SavedPlace 
 def _extended(
     handover: HandoverRecord, left: _Left, last: LastDraw | None, run: RunRecord, tokens: TokenSet | None
 ) -> HandoverRecord:
-    """Add the skips, the cut samples and the place of the last draw to a handover. A handover without them stays as it is."""
+    """Add the skips, the cut samples and the place of the last draw to a handover. A handover without such parts is returned unchanged."""
     fields, open_skips, ahead = fields_of(handover), skips_in(left.after, left.earlier), ahead_in(left.after)
     skipped = left.skipped
     if run.blocks is not None and tokens is not None:

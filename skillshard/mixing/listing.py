@@ -122,7 +122,7 @@ def static_policy(
 
 
 def _written(text: str, skills: Sequence[str], given: Mapping[str, Any], unit: str) -> Policy:
-    """Make a policy that is written with its arguments. SKILL-IT has static weights, as by its name alone."""
+    """Make a policy from a text with a name and arguments. SKILL-IT has static weights, as by its name alone."""
     others = [f"`{argument}`" for argument, value in given.items() if value is not None and argument != "draws"]
     if others:
         raise PolicyError(

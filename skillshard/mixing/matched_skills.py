@@ -44,7 +44,7 @@ class Matched:
     Attributes:
         skills: Place in the order of each skill of the new run.
         absent: Known skills that the new run does not have.
-        changes: What happens to each skill.
+        changes: Change of each skill.
         old_names: Present name -> name in the run before, for the skills of the run before.
         num_repeated: Upper limit of the number of samples that come twice in the open epochs.
     """

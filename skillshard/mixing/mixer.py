@@ -773,7 +773,7 @@ class Mixer:
 
         Args:
             number: Number of the round.
-            place: What was asked for, as the beginning of the sentence. None: the first draw of the round.
+            place: Subject of the sentence, such as the requested draw. None: the first draw of the round.
 
         Raises:
             PolicyError: The round lies too far beyond the newest decided round. No round is decided.

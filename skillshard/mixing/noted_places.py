@@ -75,7 +75,7 @@ def noted_tokens(ledger: Ledger) -> TokenSet:
 
 
 def known_tokens(ledger: Ledger, run: RunRecord) -> TokenSet | None:
-    """Open the tokens of a run of blocks, if they still are at the place that the run has noted.
+    """Open the tokens of a run of blocks at the noted place of the run, if the tokens were not moved.
 
     Args:
         ledger: Ledger of the run.

@@ -60,7 +60,7 @@ class PackedRounds:
         return self._packed(max(read) + 1) if read else None
 
     def _resumed_round(self, place: int) -> TokenRound | None:
-        """Return the round of the mixer's draw, or the round after. A resumed stream reads on there, and needs no search."""
+        """Return the round of the mixer's draw, or the round after. A resumed stream reads on at the place, and needs no search."""
         number = (self.mixer.draw - self.mixer.first_draw - 1) // self.mixer.round_draws
         if self._in_memory or number < 0 or number >= self.mixer.num_rounds:
             return None

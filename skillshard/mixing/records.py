@@ -1,4 +1,4 @@
-"""The records of a run as a generation sees them, and the beginning of the next generation by a resume.
+"""The records of a run from the view of a generation, and the beginning of the next generation by a resume.
 
 A generation is the part of a run between two resumes. The number of the generation is a part of every record's name. A process that
 should be dead knows an older number, so the process writes under names that nobody reads. The protocol needs no lock, no clock and

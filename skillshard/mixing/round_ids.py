@@ -147,7 +147,7 @@ class IdTable:
 
     @cached_property
     def _id_bytes(self) -> pa.Array:
-        """Bytes of the ids of each segment, not copied yet. Made once, so that each batch takes a part."""
+        """Bytes of the ids of each segment, not copied yet. The table is made once, and each batch takes a part."""
         return self.files.ids.array(self.views)
 
     @cached_property

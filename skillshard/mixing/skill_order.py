@@ -52,7 +52,7 @@ class OpenEpoch(NamedTuple):
         layers: Number of shards, and the number of draws of the epoch before these shards were known. The first layer has 0 draws. Each
             further layer stands for shards that were appended within the epoch.
         skips: Skipped samples of the epoch, in the order of the runs that skipped them.
-        num_skipped: Number of samples of a later epoch that were skipped before the epoch began. They have the first positions of the epoch.
+        num_skipped: Number of samples of a later epoch that were skipped before the epoch began. These samples have the first positions of the epoch.
             0 for the epoch in which the run began.
     """
 
@@ -333,7 +333,7 @@ class Merged:
 class Skipped:
     """Samples in permuted order, some of which a run skipped at a position.
 
-    The skipped samples have the next positions, so that they count as drawn. The other samples follow in their order. All samples keep one
+    The skipped samples have the next positions, and count as drawn. The other samples follow in their order. All samples keep one
     position, so an epoch stays a permutation of its samples.
 
     Attributes:

@@ -137,7 +137,7 @@ def filled(
 ) -> Float[np.ndarray, " train_skill"]:
     """Limit weights to `most`. The excess goes to the other skills in proportion to the weights of these skills, whose ratios stay the same.
 
-    `most` must sum to 1 or more. If the skills below their limits all have the weight 0, they share the excess equally.
+    `most` must sum to 1 or more. If all skills below the limits have the weight 0, these skills share the excess equally.
 
     >>> filled(np.array([0.8, 0.15, 0.05]), np.array([0.6, 0.2, 1.0])).round(6).tolist()
     [0.6, 0.2, 0.2]

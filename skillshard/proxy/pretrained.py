@@ -67,7 +67,7 @@ def read_tokens(
 ) -> list[ReadText]:
     """Cut texts into tokens, and mask all but the answers.
 
-    Graphs, loss taggers, collators and reported losses share this function, so that their losses are comparable.
+    Graphs, loss taggers, collators and reported losses share the function, and the losses of all are comparable.
 
     Args:
         tokenizer: Hugging Face tokenizer. With answers, the tokenizer must be fast, because a fast tokenizer gives the positions of tokens. None:

@@ -113,7 +113,7 @@ class ReadingChoice:
     def record(self) -> dict[str, Any]:
         """Return the values that determine the losses, for the record of an artefact. Files are recorded by their content.
 
-        The key "chat_template" is there only if a template is given. Records of trainings without a chat template keep their bytes.
+        The key "chat_template" exists only with a template. Records of trainings without a chat template keep their bytes.
         """
         fields = {**asdict(self), "proxy": model_identity(self.proxy)}
         if self.template is None:

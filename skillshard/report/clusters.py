@@ -1,4 +1,4 @@
-"""Print tags, clusters and the agreement of two taggings, and draw pictures of them."""
+"""Print and draw tags, clusters and the agreement of two taggings."""
 
 import os
 from collections.abc import Iterable, Sequence

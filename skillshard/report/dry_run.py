@@ -1,4 +1,4 @@
-"""Print what `tag` and `shard` would read, write and cost. Nothing is written."""
+"""Print the input, the output and the cost of `tag` and `shard` before any work. Nothing is written."""
 
 import itertools
 import time

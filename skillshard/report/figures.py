@@ -191,7 +191,7 @@ def _plot_weights(axis: Any, run: History, colour_of: Mapping[str, Any]) -> None
 
 
 def _name_lines(figure: Any, axis: Any) -> None:
-    """Draw a legend inside the axis or beside all axes, or no legend if there are too many names."""
+    """Draw a legend inside the axis or beside all axes, or no legend for too many names."""
     handles, labels = axis.get_legend_handles_labels()
     if len(labels) <= NAMES_INSIDE:
         axis.legend(fontsize="small", loc="best")

@@ -11,7 +11,7 @@ wait, and start the file anew if that process dies. An open or mapped entry has 
 of its file. Eviction deletes only entries without a lock, the longest unused first. So open files stay, whatever the limit. The
 newest file stays until the next file arrives, and files during the download come on top of the limit.
 
-A process that ends during a read-ahead leaves `.part` files. The next process that opens the cache deletes these files.
+A process that ends during a read-ahead leaves `.part` files. The next user of the cache deletes the unfinished files.
 
 Memory: a chunk (8 MiB) for each download. A download is tried `storage.TRIES` times.
 """
@@ -248,7 +248,7 @@ class Cache:
 
 
 class _ReadAhead:
-    """Threads of one process that fetch files in the background.
+    """Background threads of a process, which fetch files.
 
     The first request starts a thread. The threads are daemons, so a process that ends does not wait for a download.
     """

@@ -9,7 +9,7 @@
 
 The manifest lists shards as columns, one list for each property, because 100,000 objects would open slowly. A set that one command wrote
 in the layout `pairs` has version 3. A compact set, and a set with appended shards, has version 4. Manifests of versions 1 and 2 are still read. Their shards have no keys. Version 1 splits by the hash of the id, so the same text may stand in both train and
-holdout. No mixer reads the keys. They tell another command which samples a shard holds, without a parse of the tars.
+holdout. No mixer reads the keys. The keys tell another command which samples a shard holds, without a parse of the tars.
 
 A reader checks a manifest before use: lengths, signs, sums, repeated names, and numbers that no shard can have.
 """

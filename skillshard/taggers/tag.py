@@ -181,7 +181,7 @@ def stages_of(tagger: Tagger | Finder) -> tuple[str, ...]:
 
 
 def partitions_of(corpus: Corpus, arguments: Mapping[str, Any]) -> list[Partition]:
-    """Return the partitions that a command tags, by its arguments."""
+    """Return the partitions of a command from the arguments."""
     packing = Packing(**arguments["packing"])
     partition_bytes, limit = arguments["partition_bytes"], arguments.get("limit")
     if limit is None:

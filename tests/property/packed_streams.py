@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.mixer import Mixer
@@ -25,6 +26,20 @@ class Counted(NamedTuple):
     shards: ShardSet
     plain: TokenSet
     special: TokenSet
+
+
+def stream_arguments(
+    *, most_block_tokens: int, separators: tuple[str | None, ...] = (None, EOS)
+) -> st.SearchStrategy[dict[str, Any]]:
+    """Return a strategy for the arguments of `stream_of`."""
+    return st.fixed_dictionaries(
+        {
+            "block_tokens": st.integers(1, most_block_tokens),
+            "separator": st.sampled_from(separators),
+            "special": st.booleans(),
+            "round_draws": st.integers(7, 90),
+        }
+    )
 
 
 def live() -> Policy:

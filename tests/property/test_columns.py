@@ -1,9 +1,10 @@
 """Ordinary rows are read as columns, and the columns say what the samples of the same rows say. Every other row is read as a sample."""
 
+import contextlib
 import json
 import random
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,16 @@ lines = st.lists(good_lines | shaped | st.sampled_from(ODD), min_size=1, max_siz
 blocks = st.lists(lines, min_size=1, max_size=4)
 
 
+@contextlib.contextmanager
+def reader_of(data: Sequence[bytes], reading: CorpusReading = CorpusReading()) -> Iterator[PartitionReader]:
+    """Write each block to a file of its own, and read all files as one partition."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number, block in enumerate(data):
+            (Path(folder) / f"{number}.jsonl").write_bytes(block)
+        (partition,) = Corpus.open(folder).partitions()
+        yield PartitionReader(partition, reading)
+
+
 def lines_of(rows: Iterable[dict[str, Any]]) -> bytes:
     return "\n".join(map(json.dumps, rows)).encode()
 
@@ -76,11 +87,7 @@ def rows_of(reader: PartitionReader, field: str, *, as_columns: bool) -> tuple[l
 
 def outcomes_of(data: list[bytes], field: str, *, as_columns: bool) -> tuple[list[Any], int]:
     """Return the rows with their number and digests, and the number of rows read as columns."""
-    with tempfile.TemporaryDirectory() as folder:
-        for number, block in enumerate(data):  # a block for each file, and the files share a partition
-            (Path(folder) / f"{number}.jsonl").write_bytes(block)
-        (partition,) = Corpus.open(folder).partitions()
-        reader = PartitionReader(partition)
+    with reader_of(data) as reader:
         rows, num_in_columns = rows_of(reader, field, as_columns=as_columns)
         return [rows, reader.num_rows(), reader.digests()], num_in_columns
 

@@ -1,8 +1,6 @@
 """Ordinary lines keep their metadata as JSON, and the JSON is what orjson writes for the samples of the same lines."""
 
 import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -10,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillshard.corpus import Corpus, CorpusReading, FieldMapping, PartitionReader, Rejection, SampleJsons
+from skillshard.corpus import CorpusReading, FieldMapping, Rejection, SampleJsons
 from skillshard.corpus.line_jsons import LineJsons
-from tests.property.test_columns import shaped
+from tests.property.test_columns import reader_of, shaped
 from tests.property.test_quick_blocks import COMPACT_ODD, ODD, good, good_lines, values
 
 # Every block needs lines of one shape, so a strategy of lines of any shape would seldom read a block.
@@ -39,11 +37,7 @@ def outcomes_of(
     """Return the rows with digests, and the number of rows read with JSON. A sample is its id, its text and the JSONs of id and metadata."""
     rows: list[Any] = []
     num_with_jsons = 0
-    with tempfile.TemporaryDirectory() as folder:
-        for number, block in enumerate(data):  # a block for each file, and the files share a partition
-            (Path(folder) / f"{number}.jsonl").write_bytes(block)
-        (partition,) = Corpus.open(folder).partitions()
-        reader = PartitionReader(partition, reading)
+    with reader_of(data, reading) as reader:
         for block in reader.blocks_or_lists() if with_jsons else reader.blocks():
             if isinstance(block, SampleJsons):
                 num_with_jsons += block.num_rows

@@ -20,7 +20,7 @@ from skillshard.mixing.packings import fit as fit_module
 from skillshard.mixing.packings.bins import best_fit_decreasing
 from skillshard.mixing.packings.fit import fit
 from skillshard.policies import stratified
-from tests.property.packed_streams import Counted, ids_of, live, slow, stream_of
+from tests.property.packed_streams import Counted, ids_of, live, slow, stream_arguments, stream_of
 from tests.tokenizers_trained import EOS
 
 pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
@@ -89,26 +89,14 @@ def test_a_round_of_any_length_is_packed_in_stretches_and_each_token_comes_once(
         assert blocks.num_begun[number] == len(seen)
 
 
-@given(
-    block_tokens=st.integers(1, 100),
-    separator=st.sampled_from([None, EOS]),
-    special=st.booleans(),
-    round_draws=st.integers(7, 90),
-    data=st.data(),
-)
+@given(arguments=stream_arguments(most_block_tokens=100), data=st.data())
 @slow
 def test_every_sample_that_fits_is_whole_in_one_block_and_a_longer_sample_is_cut_into_full_blocks_and_a_rest(
-    uneven: Counted,
-    tmp_path_factory: pytest.TempPathFactory,
-    block_tokens: int,
-    separator: str | None,
-    special: bool,
-    round_draws: int,
-    data: st.DataObject,
+    uneven: Counted, tmp_path_factory: pytest.TempPathFactory, arguments: dict[str, Any], data: st.DataObject
 ) -> None:
-    arguments: dict[str, Any] = {"block_tokens": block_tokens, "separator": separator, "special": special}
+    block_tokens, separator, round_draws = (arguments[name] for name in ("block_tokens", "separator", "round_draws"))
     ledger, num_draws = tmp_path_factory.mktemp("ledger"), 4 * round_draws
-    stream = best(uneven, ledger, round_draws=round_draws, **arguments)
+    stream = best(uneven, ledger, **arguments)
     samples = ids_of(stream, num_draws)
     skills = stream.mixer.batch(0, num_draws).skill_number
     end = next(block for block in itertools.count() if stream.draws_before(block) >= num_draws)
@@ -144,7 +132,7 @@ def test_every_sample_that_fits_is_whole_in_one_block_and_a_longer_sample_is_cut
         assert sorted(part for _, part in pieces) == sorted(cut)
         assert len(pieces) <= 1 or len(ids) > block_tokens
     numbers = data.draw(st.lists(st.integers(0, end - 1), min_size=1, max_size=9))
-    again = best(uneven, ledger, round_draws=round_draws, **arguments).at(np.array(numbers))
+    again = best(uneven, ledger, **arguments).at(np.array(numbers))
     for name in ("input_ids", "labels", "draw", "skill", "position_ids", "segment_ids", "skill_tokens"):
         assert (getattr(again, name) == getattr(batch, name)[numbers]).all()
     assert int(again.cu_seqlens[-1]) == again.input_ids.size

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from skillshard.errors import ObservationError
 from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import fixed, proportional
-from tests.property.packed_streams import Counted, live, losses_at, slow, stream_of, tokens_of
+from tests.property.packed_streams import Counted, live, losses_at, slow, stream_arguments, stream_of, tokens_of
 from tests.tokenizers_trained import BOS, EOS
 
 pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
@@ -26,33 +27,23 @@ def token_stream(stream: PackedTokens, num_draws: int) -> tuple[np.ndarray, np.n
 
 
 @given(
-    block_tokens=st.integers(1, 200),
-    separator=st.sampled_from([None, EOS, BOS]),
-    special=st.booleans(),
-    round_draws=st.integers(7, 90),
+    arguments=stream_arguments(most_block_tokens=200, separators=(None, EOS, BOS)),
     numbers=st.lists(st.integers(0, 400), min_size=1, max_size=6),
 )
 @slow
 def test_blocks_in_any_order_are_the_tokens_of_the_draws_in_order(
     uneven: Counted,
     tmp_path_factory: pytest.TempPathFactory,
-    block_tokens: int,
-    separator: str | None,
-    special: bool,
-    round_draws: int,
+    arguments: dict[str, Any],
     numbers: list[int],
 ) -> None:
-    ledger = tmp_path_factory.mktemp("ledger")
-    stream = stream_of(
-        uneven, ledger, block_tokens=block_tokens, separator=separator, special=special, round_draws=round_draws
-    )
+    ledger, block_tokens = tmp_path_factory.mktemp("ledger"), arguments["block_tokens"]
+    stream = stream_of(uneven, ledger, **arguments)
     tokens, draws = token_stream(stream, 1500)
     last = len(tokens) // block_tokens
     blocks = np.array([block % last for block in numbers])
     batch = stream.at(blocks)
-    again = stream_of(
-        uneven, ledger, block_tokens=block_tokens, separator=separator, special=special, round_draws=round_draws
-    )
+    again = stream_of(uneven, ledger, **arguments)
     for row, block in enumerate(blocks.tolist()):
         span = slice(block * block_tokens, (block + 1) * block_tokens)
         assert batch.input_ids[row].tolist() == tokens[span].tolist()
@@ -61,7 +52,7 @@ def test_blocks_in_any_order_are_the_tokens_of_the_draws_in_order(
         assert alone == tokens[span].tolist()
         assert again.draws_before(block) == (draws[block * block_tokens - 1] + 1 if block else 0)
     assert batch.block.tolist() == blocks.tolist()
-    assert again.round_size == max(1, (draws < round_draws).sum()) / block_tokens
+    assert again.round_size == max(1, (draws < arguments["round_draws"]).sum()) / block_tokens
     skills = stream.mixer.batch(0, 1500).skill_number
     expected = [np.bincount(skills[row], minlength=3).tolist() for row in batch.draw]
     assert batch.skill_tokens.tolist() == expected

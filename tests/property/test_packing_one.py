@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from skillshard.errors import LedgerError, PolicyError
 from skillshard.mixing.packing import PackedTokens
-from tests.property.packed_streams import Counted, ids_of, live, slow, stream_of, train
+from tests.property.packed_streams import Counted, ids_of, live, slow, stream_arguments, stream_of, train
 from tests.tokenizers_trained import EOS
 
 pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
@@ -31,28 +31,15 @@ def rows_of(stream: PackedTokens, num_draws: int) -> list[tuple[list[int], list[
     return rows
 
 
-@given(
-    block_tokens=st.integers(1, 100),
-    separator=st.sampled_from([None, EOS]),
-    round_draws=st.integers(7, 90),
-    numbers=st.lists(st.integers(0, 399), min_size=1, max_size=9),
-)
+@given(arguments=stream_arguments(most_block_tokens=100), numbers=st.lists(st.integers(0, 399), min_size=1, max_size=9))
 @slow
 def test_a_block_of_one_draw_is_the_sample_cut_or_filled_up_in_any_order(
     uneven: Counted,
     tmp_path_factory: pytest.TempPathFactory,
-    block_tokens: int,
-    separator: str | None,
-    round_draws: int,
+    arguments: dict[str, Any],
     numbers: list[int],
 ) -> None:
-    stream = one(
-        uneven,
-        tmp_path_factory.mktemp("ledger"),
-        block_tokens=block_tokens,
-        separator=separator,
-        round_draws=round_draws,
-    )
+    stream = one(uneven, tmp_path_factory.mktemp("ledger"), **arguments)
     rows = rows_of(stream, 400)
     skills = stream.mixer.batch(0, 400).skill_number
     for blocks in (np.array(numbers), np.arange(min(numbers), max(numbers) + 1)):
@@ -65,7 +52,7 @@ def test_a_block_of_one_draw_is_the_sample_cut_or_filled_up_in_any_order(
         expected[np.arange(len(blocks)), skills[blocks]] = batch.attention_mask.sum(1)
         assert (batch.skill_tokens == expected).all()
     assert [stream.draws_before(block) for block in numbers] == numbers
-    assert stream.draws_per_position == 1.0 and stream.round_size == round_draws
+    assert stream.draws_per_position == 1.0 and stream.round_size == arguments["round_draws"]
 
 
 @pytest.mark.parametrize("repeat", ["stop", "drop", "cap:2"])

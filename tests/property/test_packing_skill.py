@@ -1,6 +1,7 @@
 """With packing="skill" the blocks of a skill are its tokens in its order, and the draws of the mixer are the blocks."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.recorded import RecordedStream
 from skillshard.mixing.round_plan import order_round
 from skillshard.policies import fixed, stratified
-from tests.property.packed_streams import Counted, live, samples_of_epoch, slow, stream_of, train
+from tests.property.packed_streams import Counted, live, samples_of_epoch, slow, stream_arguments, stream_of, train
 from tests.tokenizers_trained import EOS
 
 pytestmark = pytest.mark.filterwarnings("ignore:skills? .* pass(es)? 4 epochs:UserWarning")
@@ -50,32 +51,15 @@ def expected_blocks(stream: PackedTokens, num_draws: int) -> list[tuple[int, lis
     return blocks[:num_draws]
 
 
-@given(
-    block_tokens=st.integers(1, 200),
-    separator=st.sampled_from([None, EOS]),
-    special=st.booleans(),
-    round_draws=st.integers(7, 90),
-    numbers=st.lists(st.integers(0, 299), min_size=1, max_size=9),
-)
+@given(arguments=stream_arguments(most_block_tokens=200), numbers=st.lists(st.integers(0, 299), min_size=1, max_size=9))
 @slow
 def test_a_block_of_one_skill_has_the_next_tokens_of_the_skill_in_any_order_of_reading(
     uneven: Counted,
     tmp_path_factory: pytest.TempPathFactory,
-    block_tokens: int,
-    separator: str | None,
-    special: bool,
-    round_draws: int,
+    arguments: dict[str, Any],
     numbers: list[int],
 ) -> None:
-    stream = stream_of(
-        uneven,
-        tmp_path_factory.mktemp("ledger"),
-        "skill",
-        block_tokens=block_tokens,
-        separator=separator,
-        special=special,
-        round_draws=round_draws,
-    )
+    stream = stream_of(uneven, tmp_path_factory.mktemp("ledger"), "skill", **arguments)
     expected = expected_blocks(stream, 300)
     for blocks in (numbers, list(range(min(numbers), max(numbers) + 1))):
         batch = stream.at(np.array(blocks))
@@ -90,7 +74,7 @@ def test_a_block_of_one_skill_has_the_next_tokens_of_the_skill_in_any_order_of_r
             assert batch.segment_ids[row].max() == len(begins)
         assert int(batch.cu_seqlens[-1]) == batch.input_ids.size
     assert [stream.draws_before(block) for block in numbers] == numbers
-    assert stream.draws_per_position == 1.0 and stream.round_size == round_draws
+    assert stream.draws_per_position == 1.0 and stream.round_size == arguments["round_draws"]
 
 
 def test_an_epoch_has_each_block_once_and_leaves_out_less_than_a_block_of_each_skill(

@@ -10,7 +10,7 @@ from jaxtyping import Int
 def best_fit_decreasing(sizes: Int[np.ndarray, " piece"], capacity: int) -> tuple[Int[np.ndarray, " piece"], int]:
     """Pack pieces into bins, and cut no piece.
 
-    The rule is total, so that equal inputs give equal bins. Pieces of one size come in their given order. Of bins that are equally full, the
+    The rule is total, so that equal inputs give equal bins. Pieces of the same size keep their order. Of bins that are equally full, the
     bin that became so full last comes first.
 
     Bins with equal room wait together, and pieces of one size are packed together. So the time is O(n log n) for n pieces, and fewer steps run

@@ -1,4 +1,4 @@
-"""Compute the embeddings of a corpus, keep the embeddings row for row, and read them in chunks.
+"""Compute the embeddings of a corpus, keep the embeddings row for row, and read the embeddings in chunks.
 
 EMBEDDINGS/embeddings.json    written last: dimensions, and the rows and the digest of the file of each partition
 EMBEDDINGS/000000.npy         float16, row x dim, with NaN in rows without a sample

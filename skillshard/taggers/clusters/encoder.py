@@ -31,7 +31,7 @@ class Encoder(Protocol):
 
     @property
     def num_gpus(self) -> float:
-        """Number of GPUs that a process with this encoder takes."""
+        """Number of GPUs of a process with the encoder."""
 
     def encode(self, texts: Sequence[str]) -> VectorsOf:
         """Return the vectors of texts, float32."""

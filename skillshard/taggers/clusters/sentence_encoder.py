@@ -31,7 +31,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class SentenceEncoder:
-    """The encoder that `sentence_encoder` makes."""
+    """The encoder of `sentence_encoder`."""
 
     model: str
     device: str

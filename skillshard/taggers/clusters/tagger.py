@@ -117,7 +117,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class KeptEmbeddings:
-    """The finder that `kept_embeddings` makes."""
+    """The finder of `kept_embeddings`."""
 
     reads_texts: ClassVar[bool] = True
 
@@ -210,7 +210,7 @@ def _clustered(
 
 @dataclass(frozen=True)
 class KeptClusters:
-    """The finder that `kept_clusters` makes."""
+    """The finder of `kept_clusters`."""
 
     reads_texts: ClassVar[bool] = True
 

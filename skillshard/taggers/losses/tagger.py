@@ -61,7 +61,7 @@ DROP_SHARE = 0.1
 
 @dataclass(frozen=True)
 class LossFinder:
-    """The finder that `loss_tagger` makes."""
+    """The finder of `loss_tagger`."""
 
     reads_texts: ClassVar[bool] = True
 
