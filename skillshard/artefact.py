@@ -3,6 +3,7 @@
 Layout during the work:
 
     OUT/.work/job.json        inputs and arguments of the work; a command with other inputs is refused
+    OUT/.work/refused         the last command ended with an error about the corpus or the arguments
     OUT/.work/records/STAGE/  one JSON record per finished task
     OUT/...                   parts, each whole
     OUT/MANIFEST              written last; then .work is removed
@@ -12,10 +13,12 @@ change are only in job.json, so that equal input gives equal bytes. A new time o
 content of the file decides.
 
 A command that ended before its first finished task (because a field is missing, for example) leaves nothing that another command could
-damage. The next command starts the directory afresh, unless a process still works in the directory.
+damage. The same holds for a command that was refused, for example because of a bad row or a number of skills that is too large: the same
+command would be refused again, and its finished tasks do not fit a corrected command. So the next command starts the directory afresh, unless
+a process still works in the directory.
 
 A store has no locks and no renames. Two conditional requests replace both: job.json claims the directory, and the manifest finishes the
-directory, and each is put only if its name is free. A command that fails before the first task is finished removes the claim.
+directory, and each is put only if its name is free. A command that fails before the first task is finished, or is refused, removes the claim.
 """
 
 import contextlib
@@ -44,6 +47,7 @@ MANIFESTS = {
     "run.json": "a run's ledger",
 }
 """The file that finishes an artefact -> the kind of artefact."""
+_REFUSED = (".work", "refused")
 NOT_BEGUN = "is a run that continues another run and has not begun: start the training with this ledger."
 """End of a sentence about the ledger of a run that `skillshard continue` has made."""
 
@@ -190,16 +194,19 @@ def begin(
     begun = _begun(folder, job)  # only now, because a damaged job.json beside a finished artefact does no harm
     lock = _lock_of(folder)
     try:
-        if differences(_by_name(begun["made_from"]), _by_name(made_from)) and _is_free_to_begin_anew(folder, lock):
-            storage.remove_tree(begun.get("scratch") or places.join(folder, ".work", "scratch"))
+        try:
+            _refuse_other(folder, _by_name(begun["made_from"]), _by_name(made_from))
+            has_new_times = _refuse_changed_since(folder, begun["mtimes_ns"], mtimes_ns, changed)
+        except StorageError:
+            if not _is_free_to_begin_anew(folder, names, lock):
+                raise
+            _remove_unfinished(folder, begun.get("scratch"))
             _write_job(folder, made_from, mtimes_ns, scratch_folder)
         else:
-            _refuse_other(folder, _by_name(begun["made_from"]), _by_name(made_from))
             _refuse_other_scratch(folder, begun.get("scratch"), scratch_folder)
-            if _refuse_changed_since(folder, begun["mtimes_ns"], mtimes_ns, changed):
-                _write_job(
-                    folder, made_from, mtimes_ns, scratch_folder
-                )  # the next command need not check these files again
+            storage.remove(places.join(folder, *_REFUSED))
+            if has_new_times:  # the next command need not check these files again
+                _write_job(folder, made_from, mtimes_ns, scratch_folder)
         if lock is not None:
             if not keep_unfinished_files and lock.is_alone():
                 storage.remove_leftovers(folder)  # temporary files of commands that were killed
@@ -285,19 +292,34 @@ def make(
             if not keep_unfinished_files:  # other processes of a job array go on
                 _take_claim_back(unfinished)
             raise
-    except BaseException:
+    except BaseException as error:
         if not keep_unfinished_files:
-            _take_claim_back(unfinished)
+            # Errors about inputs and arguments are ValueErrors. An interrupt or a missing package says nothing against the finished tasks.
+            is_refused = isinstance(error, SkillshardError) and isinstance(error, ValueError)
+            _take_claim_back(unfinished, is_refused=is_refused)
         raise
     finally:
         unfinished.release()
 
 
-def _take_claim_back(work: Work) -> None:
-    """Delete job.json of a store's directory in which no task is finished, so that a corrected command can begin."""
-    if places.is_remote(work.out) and work.is_claimant and not _has_records(work.out):
-        with contextlib.suppress(StorageError):  # the error of the work itself is the one to report
-            storage.remove_tree(places.join(work.out, ".work"))
+def _take_claim_back(work: Work, *, is_refused: bool = False) -> None:
+    """Let a corrected command begin in a directory where no task is finished, or where the command was refused."""
+    with contextlib.suppress(OSError):  # the error of the work itself is the one to report
+        if not places.is_remote(work.out):
+            if is_refused:
+                storage.write_bytes(work.place(*_REFUSED), b"")
+        elif work.is_claimant and (is_refused or not _has_records(work.out)):
+            _remove_unfinished(work.out, work.scratch_folder)
+
+
+def _remove_unfinished(folder: str, scratch: str | None) -> None:
+    """Remove the records and the temporary files of unfinished work. The lock of a local directory stays, because this process holds it."""
+    storage.remove_tree(scratch or places.join(folder, ".work", "scratch"))
+    if places.is_remote(folder):
+        storage.remove_tree(places.join(folder, ".work"))
+        return
+    storage.remove_tree(places.join(folder, ".work", "records"))
+    storage.remove(places.join(folder, *_REFUSED))
 
 
 def refuse_nested(
@@ -578,9 +600,15 @@ def without_leftovers(folder: str, scratch: str, out: str | os.PathLike[str]) ->
             lock.release()
 
 
-def _is_free_to_begin_anew(folder: str, lock: _Lock | None) -> bool:
-    """Whether no task is finished in a directory, and no other process works in it. In a store, a claim is always respected."""
-    return lock is not None and not _has_records(folder) and lock.is_alone()
+def _is_free_to_begin_anew(folder: str, names: list[str], lock: _Lock | None) -> bool:
+    """Whether no task is finished in a directory, or its command was refused before a final file, and no other process works in the directory.
+
+    In a store, a claim is always respected.
+    """
+    if lock is None:
+        return False
+    was_refused = storage.exists(places.join(folder, *_REFUSED)) and names == [".work"]
+    return (was_refused or not _has_records(folder)) and lock.is_alone()
 
 
 def _claim(folder: str, made_from: dict[str, Any], mtimes_ns: Mapping[str, int], scratch: str | None) -> bool:

@@ -33,7 +33,7 @@ class RecordedSample(NamedTuple):
         skill: Name of the skill.
         epoch: Pass over the skill that the draw belongs to. The first pass is 0.
         id: Id of the sample.
-        file, row: Corpus file and row of the sample, as the keys beside the shards say. None for shards without keys.
+        file, row: Corpus file of the sample, and its row there, counted from 1. The keys beside the shards have both. None for shards without keys.
         text: Text of the sample.
         meta: Metadata of the sample.
     """

@@ -25,7 +25,7 @@ class BlockPart(NamedTuple):
 
     Attributes:
         id: Id of the sample.
-        file, row: Corpus file and row of the sample, as the keys beside the shards say. None for shards without keys.
+        file, row: Corpus file of the sample, and its row there, counted from 1. The keys beside the shards have both. None for shards without keys.
         first_token: Number of tokens of the sample before these tokens.
         num_tokens: Number of these tokens, the separator included.
         sample_tokens: Number of tokens of the whole sample, the separator included.

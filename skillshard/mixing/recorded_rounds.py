@@ -174,12 +174,13 @@ class RecordedRounds:
                         yield SkippedAt(stretch.first, stretch.num, stretch.why, epoch)
 
     def source_of(self, skill_shards: SkillShards, shard: int, row: int) -> tuple[str | None, int | None]:
+        """Return the corpus file of a sample and its row there, from 1 as in ids and in errors. The stored keys count from 0."""
         if not self.shards.has_keys:
             return None, None
         # Opening a file of keys compares its digest, so the opened keys are kept.
         keys = memoized(self._keys, (skill_shards.skill, shard), lambda _: skill_shards.keys(shard), most=KEYS_KEPT)
         key = keys[row]
-        return self.shards.source_file(int(key["file"]), skill_shards.editions[shard]), int(key["row"])
+        return self.shards.source_file(int(key["file"]), skill_shards.editions[shard]), int(key["row"]) + 1
 
     def _round_of(self, skill: int, position: int) -> RoundRecord:
         """Find the round of a skill's draw by binary search, which reads a few records of a long run."""

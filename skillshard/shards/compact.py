@@ -148,7 +148,7 @@ def disagreement(data: Bytes, index: np.ndarray) -> str | None:
     row = int(wrong[0])
     got = [f"{sizes[row]:,}" if sizes[row] >= 0 else "none" for sizes in (text_sizes, lines_sizes)]
     return (
-        f"has no sample where its index says row {row:,} is: expected a text of {int(index['text_bytes'][row]):,} bytes at byte "
+        f"has no sample where its index says row {row + 1:,} is: expected a text of {int(index['text_bytes'][row]):,} bytes at byte "
         f"{int(expected['text_start'][row]):,} and a JSON of {int(json_bytes[row]):,} at byte {int(expected['json_start'][row]):,}, got members "
         f"of {got[0]} and {got[1]} and an index that says {int(index['text_start'][row]):,} and {int(index['json_start'][row]):,}"
     )

@@ -50,7 +50,7 @@ def faults_of(
             faults += faults_of_keys
         if rule is not None and (row := _wrong_side(opened, shards.split, rule, texts)) is not None:
             faults.append(
-                f"{name}: by the hash of its text, row {row:,} belongs to {_other(shards.split)}, so the text may stand in "
+                f"{name}: by the hash of its text, row {row + 1:,} belongs to {_other(shards.split)}, so the text may stand in "
                 f"both train and holdout. {ANEW}"
             )
     return faults
@@ -65,7 +65,9 @@ def _checked_texts(shards: SkillShards, shard: int, opened: OpenShard) -> tuple[
     if (row := _other_keys(opened, keys)) is None:
         return keys["text"], []
     name = keys_name(shards.name(shard))
-    return None, [f"{name}: row {row:,} has other hashes than the id and the text of that sample in the tar. {ANEW}"]
+    return None, [
+        f"{name}: row {row + 1:,} has other hashes than the id and the text of that sample in the tar. {ANEW}"
+    ]
 
 
 def _other_members(opened: OpenShard, members: Collection[str]) -> str | None:

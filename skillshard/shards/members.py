@@ -179,7 +179,7 @@ def _add_totals(
     place, seen = headers[rows], set[tuple[int, str]]()
     while True:
         if len(beyond := np.flatnonzero(place > ends[rows])):
-            return f"has members of row {rows[beyond[0]]:,} that reach into the next sample"
+            return f"has members of row {rows[beyond[0]] + 1:,} that reach into the next sample"
         open_rows = place < ends[rows]
         rows, place = rows[open_rows], place[open_rows]
         if not len(rows):
@@ -188,7 +188,7 @@ def _add_totals(
         sizes = member_sizes(member_headers)
         is_own = (member_headers[:, :KEY_DIGITS] == blocks[keys[rows], :KEY_DIGITS]).all(axis=1) & (sizes >= 0)
         if not is_own.all():
-            return f"has no member of row {rows[np.argmin(is_own)]:,} where its last member ends"
+            return f"has no member of row {rows[np.argmin(is_own)] + 1:,} where its last member ends"
         names, which = np.unique(
             np.ascontiguousarray(member_headers[:, KEY_DIGITS + 1 : _NAME.stop]).view(
                 f"S{_NAME.stop - KEY_DIGITS - 1}"
@@ -199,7 +199,7 @@ def _add_totals(
             suffix, own = name.decode("ascii", "replace"), which == number
             pairs_of_rows = {(row, suffix) for row in rows[own].tolist()}
             if twice := seen & pairs_of_rows:
-                return f"has two members {suffix!r} of row {min(twice)[0]:,}"
+                return f"has two members {suffix!r} of row {min(twice)[0] + 1:,}"
             seen |= pairs_of_rows
             totals.num_samples[suffix] += len(pairs_of_rows)
             totals.num_bytes[suffix] += int(sizes[own].sum())

@@ -109,6 +109,6 @@ def disagreement(data: Bytes, index: np.ndarray) -> str | None:
     start, *expected = index[row].tolist()
     got = [f"{sizes[row]:,}" if sizes[row] >= 0 else "none" for sizes in header_sizes]
     return (
-        f"has no sample where its index says row {row:,} is: expected a text of {expected[0]:,} bytes at byte {start:,} and then "
+        f"has no sample where its index says row {row + 1:,} is: expected a text of {expected[0]:,} bytes at byte {start:,} and then "
         f"a JSON of {expected[1]:,}, got members of {got[0]} and {got[1]}"
     )

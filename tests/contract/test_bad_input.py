@@ -575,14 +575,23 @@ def begin_without_end(tmp_path: Path) -> tuple[object, ...]:
     return command
 
 
+def test_a_refused_command_with_finished_tasks_may_be_corrected(tmp_path: Path) -> None:
+    command = begin_without_end(tmp_path)
+    works(*command, *FIELD, *SET_ALL_ASIDE)
+    works("tag", "metadata", tmp_path / "C", "--out", tmp_path / "undisturbed", *FIELD, *SET_ALL_ASIDE, *command[-2:])
+    assert tree(tmp_path / "T") == tree(tmp_path / "undisturbed")
+
+
 def test_work_with_finished_tasks_is_not_thrown_away_by_another_command(tmp_path: Path) -> None:
     command = begin_without_end(tmp_path)
+    (tmp_path / "T" / ".work" / "refused").unlink()  # as if the command had been killed
     sentence = fails(*command, *FIELD, *SET_ALL_ASIDE)
     assert "was begun with other inputs or arguments" in sentence and "remove" in sentence
 
 
 def test_unfinished_work_goes_on_after_a_touch_and_not_after_a_change(tmp_path: Path) -> None:
     command = begin_without_end(tmp_path)
+    (tmp_path / "T" / ".work" / "refused").unlink()  # as if the command had been killed
     os.utime(tmp_path / "C" / "a.jsonl")
     (tmp_path / "C" / "b.jsonl").write_bytes(lines(GOOD[5:6]) + b" \n")
     file = tmp_path / "C" / "a.jsonl"

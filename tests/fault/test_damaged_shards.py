@@ -81,16 +81,16 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "two swapped shards": (swap, f"{TAR} (is .* bytes|has digest .*) but the manifest says"),
     "an index that disagrees": (
         index_that_disagrees,
-        rf"{TAR} has no sample where its index says row 3 is: expected a text of \d+ bytes at byte [\d,]+ and then a JSON of \d+, "
+        rf"{TAR} has no sample where its index says row 4 is: expected a text of \d+ bytes at byte [\d,]+ and then a JSON of \d+, "
         "got members of none and none",
     ),
     "an index two bytes off": (
         lambda root: index_that_disagrees(root, bytes_off=2),
-        rf"{TAR} has no sample where its index says row 3 is: .*got members of none and none",
+        rf"{TAR} has no sample where its index says row 4 is: .*got members of none and none",
     ),
     "an index one block off": (
         shifted_index,
-        rf"{TAR} has no sample where its index says row 0 is: expected .*, got members of (none|\d+) and (none|\d+)",
+        rf"{TAR} has no sample where its index says row 1 is: expected .*, got members of (none|\d+) and (none|\d+)",
     ),
 }
 

@@ -72,6 +72,21 @@ def test_at_shows_the_samples_of_a_step_and_each_rank_has_its_share(run: Path, s
     assert works("at", run, "--step", 7, "--batch-size", 4, "--world-size", 4, "--rank", 1).startswith("draw 97,")
 
 
+def test_at_counts_rows_as_ids_made_of_rows_and_bad_rows_do(tmp_path: Path) -> None:
+    rows = [f"sum number {number},{'even' if number % 2 else 'odd'}" for number in range(1, 41)]
+    (tmp_path / "sums.csv").write_text("\n".join(["text,kind", *rows]) + "\n")
+    tags, folder, ledger = tmp_path / "tags", tmp_path / "shards", tmp_path / "run"
+    works("tag", "metadata", tmp_path / "sums.csv", "--id-from-row", "--field", "kind", "--out", tags)
+    works("shard", tmp_path / "sums.csv", "--tags", tags, "--out", folder)
+    shards = ShardSet.open(folder)
+    Mixer(shards, stratified(), ledger=ledger, round_draws=32, step_draws=STEP_DRAWS).batch(0, 32)
+    for sample in map(json.loads, works("at", ledger, "--draw", 0, "--num", 32, "--json").splitlines()):
+        number = sample["text"].removeprefix("sum number ")
+        assert sample["id"] == f"sums.csv@{number}" and str(sample["row"]) == number
+        line = works("at", ledger, "--draw", sample["draw"]).splitlines()[0]
+        assert line.endswith(f"sums.csv@{number} (sums.csv, row {number})")
+
+
 def test_seen_finds_what_at_shows(run: Path) -> None:
     (sample,) = [json.loads(line) for line in works("at", run, "--draw", 130, "--json").splitlines()]
     seen = [json.loads(line) for line in works("seen", run, "--id", sample["id"], "--json").splitlines()]
