@@ -24,7 +24,7 @@ from skillshard.corpus.formats import (
     known_suffixes,
 )
 from skillshard.corpus.hub import hub_files, is_hub_address
-from skillshard.corpus.listing import list_directory, list_glob, shown_place, special_kind, without_query
+from skillshard.corpus.listing import Entry, list_directory, list_glob, shown_place, special_kind, without_query
 from skillshard.corpus.mapping import DEFAULT_MAX_SAMPLE_BYTES, CorpusReading, FieldMapping, in_keys
 from skillshard.corpus.partitions import DEFAULT_PACKING, DEFAULT_PARTITION_BYTES, Packing, Partition, cut
 from skillshard.corpus.reader import count_rows, read_partition
@@ -48,6 +48,8 @@ _SPLITS = {
 _NOT_A_LETTER = re.compile(r"[^a-z]+")
 
 
+LINK = "links to other files of the corpus"
+"""Kind of a left-out file: its content is read under another name."""
 FIRST_ROWS = 1000
 """Number of rows that `Corpus.absent_columns` reads of each corpus."""
 
@@ -318,14 +320,16 @@ def _files_at(place: str, layout: FileLayout) -> tuple[list[CorpusFile], Counter
     if kind == "":
         return [_named_file(place, layout)], Counter()
     if kind == "a directory":
-        return _not_empty(*select(list_directory(place), place, layout), place)
+        entries = list_directory(place)
+        return _not_empty(*_without_links(*select(entries, place, layout), entries, place), place)
     if kind is not None:
         raise CorpusError(special_sentence(place, kind))
     pattern = without_query(place)
     if glob.has_magic(pattern):
         base, entries = list_glob(place)
         named = "".join(mark for mark in "._" if f"/{mark}" in pattern[len(without_query(base)) :])
-        return _not_empty(*select(entries, base, layout, named=named, with_text=format_of(pattern) == "text"), place)
+        selected = select(entries, base, layout, named=named, with_text=format_of(pattern) == "text")
+        return _not_empty(*_without_links(*selected, entries, base), place)
     raise CorpusError(
         f"{shown_place(place)}: no such file or directory. Give a directory, a glob in quotes, or a file."
     )
@@ -349,6 +353,31 @@ def _named_file(place: str, layout: FileLayout) -> CorpusFile:
             "the file as text, give `text_files='whole'` or `text_files='lines'`. To read the file as lines of JSON, give `bare_files='jsonl'`."
         )
     return CorpusFile(place, name, form, stat.num_bytes, stat.mtime_ns, compression_of(name, layout.bare_files), layout)
+
+
+def _without_links(
+    files: list[CorpusFile], left_out: Counter[str], entries: Sequence[Entry], base: str
+) -> tuple[list[CorpusFile], Counter[str]]:
+    """Leave out the links to files inside the listed directory that are read under another name.
+
+    Links to files elsewhere stay. Two links to one such file are refused later, because no name of the file is the true one.
+    """
+    linked = {entry.name for entry in entries if entry.is_linked}
+    if not linked:
+        return files, left_out
+    root = os.path.realpath(base)
+    # Places of files that are read. Of several links to a file that is not read itself, the link with the fewest folders is read.
+    seen = {os.path.join(root, file.name) for file in files if file.name not in linked}
+    kept = []
+    for file in sorted(files, key=lambda file: (file.name.count("/"), file.name)):
+        target = os.path.realpath(file.place) if file.name in linked else ""
+        if target in seen:
+            left_out[LINK] += 1
+            continue
+        kept.append(file)
+        if target.startswith(f"{root}/"):
+            seen.add(target)
+    return kept, left_out
 
 
 def _not_empty(files: list[CorpusFile], left_out: Counter[str], place: str) -> tuple[list[CorpusFile], Counter[str]]:
@@ -375,7 +404,7 @@ def _refuse_doubles(files: list[CorpusFile]) -> None:
             raise CorpusError(
                 f"Given twice: {name_some(twice, are_paths=True)}. Name each file once, or only the directory of the files."
             )
-        more = f" (and {len(twice) - 1:,} other files)" if len(twice) > 1 else ""
+        more = f" (and {counted(len(twice) - 1, 'other file')})" if len(twice) > 1 else ""
         raise CorpusError(
             f"One file would be read more than once, because of links: {name_some(ways, 3, are_paths=True)}{more}. Name each file or "
             "directory once, or remove the links."

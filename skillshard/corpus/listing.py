@@ -9,7 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from skillshard import places, storage
@@ -29,6 +29,7 @@ class Entry:
         num_bytes: Size.
         mtime_ns: Modification time, in nanoseconds.
         special: "" for a file, otherwise the kind: "a named pipe", "a device", "a socket" or "a link to nothing".
+        is_linked: Whether the entry, or a directory above it in the listing, is a link.
     """
 
     place: str
@@ -36,6 +37,7 @@ class Entry:
     num_bytes: int
     mtime_ns: int
     special: str = ""
+    is_linked: bool = False
 
 
 def list_directory(place: str) -> list[Entry]:
@@ -58,8 +60,12 @@ def list_glob(pattern: str) -> tuple[str, list[Entry]]:
     entries: dict[str, Entry] = {}  # by place, because `**` matches a directory and also the entries in the directory
     for match in sorted(glob.glob(pattern, recursive=True)):
         match = match.rstrip("/")
-        for entry in _walk(match, _relative(match, base), ()) if os.path.isdir(match) else [_entry(match, base)]:
-            entries[entry.place] = entry
+        is_linked = _is_linked(match, base)
+        if os.path.isdir(match):
+            listed = list(_walk(match, _relative(match, base), (), is_linked=is_linked))
+        else:
+            listed = [replace(_entry(match, base), is_linked=is_linked)]
+        entries |= {entry.place: entry for entry in listed}
     return base, sorted(entries.values(), key=lambda entry: entry.name)
 
 
@@ -87,7 +93,12 @@ def special_kind(place: str) -> str | None:
         raise CorpusError(f"{printable(place)} cannot be opened: {error.strerror}. Check the path.") from error
 
 
-def _walk(folder: str, name: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
+def _is_linked(place: str, base: str) -> bool:
+    """Return whether a place, or a directory between the place and its base, is a link."""
+    return os.path.realpath(place) != os.path.join(os.path.realpath(base), _relative(place, base))
+
+
+def _walk(folder: str, name: str, above: tuple[tuple[int, int], ...], *, is_linked: bool = False) -> Iterator[Entry]:
     """Yield all entries under a local directory.
 
     Args:
@@ -95,6 +106,7 @@ def _walk(folder: str, name: str, above: tuple[tuple[int, int], ...]) -> Iterato
         name: Name of the directory in the listing.
         above: Device and inode of each directory above. A link to such a directory is passed over, because its files are listed
             already, and because the walk would not end.
+        is_linked: As in `Entry`, for the directory.
     """
     try:
         status = os.stat(folder)
@@ -115,10 +127,12 @@ def _walk(folder: str, name: str, above: tuple[tuple[int, int], ...]) -> Iterato
             yield Entry(child.path, child_name, 0, 0, "a link to nothing")
             continue
         if stat.S_ISDIR(child_status.st_mode):
-            yield from _walk(child.path, child_name, (*above, identity))
+            linked = is_linked or child.is_symlink()
+            yield from _walk(child.path, child_name, (*above, identity), is_linked=linked)
         else:
             kind = storage.special_kind(child_status.st_mode)
-            yield Entry(child.path, child_name, child_status.st_size, child_status.st_mtime_ns, kind)
+            size, mtime_ns = child_status.st_size, child_status.st_mtime_ns
+            yield Entry(child.path, child_name, size, mtime_ns, kind, is_linked or child.is_symlink())
 
 
 def _entry(place: str, base: str) -> Entry:

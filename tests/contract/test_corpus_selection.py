@@ -393,11 +393,33 @@ def test_unfinished_work_of_an_earlier_version_is_refused_in_a_sentence(
     assert f"{tmp_path}/T holds unfinished work of an earlier version" in fails(*command)
 
 
-def test_a_file_that_links_lead_to_twice_is_refused_with_both_ways(tmp_path: Path) -> None:
-    put(tmp_path, "a/x.jsonl")
+def test_links_to_files_inside_the_corpus_are_left_out_and_counted(tmp_path: Path) -> None:
+    put(tmp_path, "a/x.jsonl", "a/deep/y.jsonl", "z.jsonl", ".hidden/h.jsonl")
     (tmp_path / "b").symlink_to("a")
-    sentence = refusal(tmp_path)
+    (tmp_path / "a" / "back").symlink_to("..")  # a link to a directory above
+    (tmp_path / "first.jsonl").symlink_to("z.jsonl")
+    (tmp_path / "a" / "last.jsonl").symlink_to(tmp_path / "z.jsonl")
+    for name in ("one.jsonl", "two.jsonl"):  # the target is no file of the corpus, so one of the links is read
+        (tmp_path / name).symlink_to(".hidden/h.jsonl")
+    names = ["a/deep/y.jsonl", "a/x.jsonl", "one.jsonl", "z.jsonl"]
+    for place in (tmp_path, f"{tmp_path}/*"):
+        corpus = Corpus.open(place)
+        assert [file.name for file in corpus.files] == names
+    assert "links to other files of the corpus 6" in Corpus.open(tmp_path).notes()[0]
+    for name in ("b", "a/back", "a/last.jsonl"):
+        (tmp_path / name).unlink()
+    (tmp_path / "link").symlink_to("a")
+    assert [file.name for file in Corpus.open(tmp_path / "link").files] == ["deep/y.jsonl", "x.jsonl"]
+
+
+def test_a_file_outside_the_corpus_that_links_lead_to_twice_is_refused_with_both_ways(tmp_path: Path) -> None:
+    put(tmp_path, "elsewhere/x.jsonl", "corpus/y.jsonl")
+    for name in ("a", "b"):
+        (tmp_path / "corpus" / name).symlink_to("../elsewhere")
+    sentence = refusal(tmp_path / "corpus")
     assert "because of links" in sentence and "a/x.jsonl" in sentence and "b/x.jsonl" in sentence
+    (tmp_path / "corpus" / "b").unlink()
+    assert [file.name for file in Corpus.open(tmp_path / "corpus").files] == ["a/x.jsonl", "y.jsonl"]
 
 
 def test_what_hugging_face_computed_from_a_data_set_is_no_part_of_it(tmp_path: Path) -> None:

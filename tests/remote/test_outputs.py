@@ -159,7 +159,7 @@ def test_work_that_was_killed_goes_on_and_ends_with_the_same_bytes(
 
     monkeypatch.setattr(uploads, "put", put_until_killed)
     # A killed process does not take its claim back.
-    monkeypatch.setattr(artefact, "_take_claim_back", lambda work: None)
+    monkeypatch.setattr(artefact, "_take_claim_back", lambda work, is_refused=False: None)
     with pytest.raises(Killed):
         tag(corpus, store("T"))
     monkeypatch.undo()
