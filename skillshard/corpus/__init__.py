@@ -10,6 +10,7 @@ Arrow and Feather (files and streams, also from Hugging Face's `save_to_disk`), 
             print(item.sentence() if isinstance(item, Rejection) else item.text)
 """
 
+from skillshard.corpus.bad_record import RESTS, Reason
 from skillshard.corpus.columns import MetaField, SampleColumns, SampleJsons, SampleLists
 from skillshard.corpus.corpus_list import CorpusList, given_places, is_corpus_file
 from skillshard.corpus.files import Corpus
@@ -18,7 +19,7 @@ from skillshard.corpus.mapping import ANSWER_SPANS, DEFAULT_MAX_SAMPLE_BYTES, Co
 from skillshard.corpus.partitions import DEFAULT_PACKING, DEFAULT_PARTITION_BYTES, Packing, Partition
 from skillshard.corpus.paths import MISSING
 from skillshard.corpus.reader import PartitionReader, read_partition, row_places
-from skillshard.corpus.sample import RESTS, PassedOver, Reason, Rejection, Sample, category_of, lookup, unit_of
+from skillshard.corpus.sample import PassedOver, Rejection, Sample, category_of, lookup, unit_of
 from skillshard.corpus.stretches import Stretch
 
 __all__ = [

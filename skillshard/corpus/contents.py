@@ -1,7 +1,8 @@
 """Open the bytes of a text file of a corpus, and check that the content fits the name."""
 
+from skillshard.corpus.bad_record import Reason
 from skillshard.corpus.formats import Compression, FileLayout
-from skillshard.corpus.sample import Reason, Rejection
+from skillshard.corpus.sample import Rejection
 from skillshard.corpus.sources import PlainSource, Source, TranscodedSource, decompressed
 from skillshard.corpus.stretches import Stretch
 

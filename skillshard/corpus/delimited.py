@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 
 import xxhash
 
+from skillshard.corpus.bad_record import BadRecord, Reason
 from skillshard.corpus.contents import Refused, cut_off, encoding_hint, opened_text
 from skillshard.corpus.mapping import RowFields
-from skillshard.corpus.sample import BadRecord, PassedOver, Reason, Rejection, Sample, check_size
+from skillshard.corpus.sample import PassedOver, Rejection, Sample, check_size
 from skillshard.corpus.sources import Source
 from skillshard.corpus.stretches import Stretch
 from skillshard.errors import name_some

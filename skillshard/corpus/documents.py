@@ -24,22 +24,13 @@ from typing import Any
 import orjson
 import xxhash
 
+from skillshard.corpus.bad_record import BadRecord, Reason
 from skillshard.corpus.contents import BOM, Refused, cut_off, open_text, opened_text
 from skillshard.corpus.formats import base_suffix
+from skillshard.corpus.json_values import json_fault, parse_json, parse_quickly
 from skillshard.corpus.lines import rejection
 from skillshard.corpus.mapping import RowFields
-from skillshard.corpus.sample import (
-    BadRecord,
-    PassedOver,
-    Reason,
-    Rejection,
-    Sample,
-    check_size,
-    json_fault,
-    json_type,
-    parse_json,
-    parse_quickly,
-)
+from skillshard.corpus.sample import PassedOver, Rejection, Sample, check_size, json_type
 from skillshard.corpus.sources import Source
 from skillshard.corpus.stretches import Stretch
 from skillshard.errors import name_some

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from skillshard.corpus.formats import Format, stem_of
+from skillshard.corpus.json_values import opened
 from skillshard.corpus.mapping import FieldMapping
 from skillshard.corpus.messages import is_answering, is_message, with_roles
 from skillshard.corpus.paths import is_of_file, single
@@ -62,6 +63,7 @@ _TURN_NAMES = (
 _TOKEN_NAMES = ("input_ids", "token_ids", "tokens", "ids")
 _TOKEN_LABEL_NAMES = ("labels", "label_ids", "target_ids")
 _TOKEN_MASK_NAMES = ("loss_mask", "completion_mask", "assistant_masks", "assistant_mask", "answer_mask")
+_TOKENIZED_NAMES = (*_TOKEN_NAMES, *_TOKEN_LABEL_NAMES, *_TOKEN_MASK_NAMES, "attention_mask")
 _TOKEN_EXTRAS = ("token_type_ids", "special_tokens_mask", "position_ids")
 """Arrays that tokenizers write beside the ids, and that follow from the ids."""
 _ANSWER_NAMES = (
@@ -76,6 +78,7 @@ _ANSWER_NAMES = (
     "canonical_solution",
     "chosen",
 )
+_PYTHON_BEGINNINGS = ("{'", "['", "[{'")
 _NEVER_TEXTS = ("rejected", "neg", "negative", "negatives", "url")
 # The most telling names come first.
 _SKILL_NAMES = (
@@ -241,7 +244,43 @@ def _by_path(rows: Sequence[Row]) -> dict[str, list[Any]]:
     for row in rows:
         for path, value in _paths(row.values, "", 1):
             columns[path].append(value)
-    return columns
+    return _with_opened(columns)
+
+
+def _with_opened(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Replace columns of strings that hold JSON by the fields inside, under the paths that read the fields."""
+    result: dict[str, list[Any]] = {}
+    for path, values in columns.items():
+        parsed = None if path == "text" else _parsed_column(_last(path), values)
+        if parsed is None:
+            result[path] = values
+        elif type(parsed[0]) is list:
+            result[path] = parsed
+        else:
+            for value in parsed:
+                for inner, item in _paths(value, f"{path}.", 2):
+                    result.setdefault(inner, []).append(item)
+    return result
+
+
+def _parsed_column(name: str, values: Sequence[Any]) -> list[Any] | None:
+    """Return the objects or the arrays in a column of strings, or None for other columns.
+
+    Arrays of strings and of numbers stay strings, but for conversations and token ids: as a skill or a text, a string is taken as it is.
+
+    >>> _parsed_column("payload", ['{"a": 1}', '{"a": 2}']), _parsed_column("payload", ['{"a": 1}', "[sic]"])
+    ([{'a': 1}, {'a': 2}], None)
+    """
+    if not values or not all(type(value) is str for value in values):
+        return None
+    parsed = list(map(opened, values))
+    kinds = set(map(type, parsed))
+    if kinds == {dict}:
+        return parsed if set.intersection(*map(set, parsed)) else None
+    if kinds != {list} or not any(parsed):
+        return None
+    of_objects = all(type(item) is dict for value in parsed for item in value)
+    return parsed if of_objects or name in (*_TURN_NAMES, *_TOKENIZED_NAMES) else None
 
 
 def _paths(values: Mapping[str, Any], before: str, depth: int) -> Iterator[tuple[str, Any]]:
@@ -472,8 +511,10 @@ def _guess_text(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: s
     wanted = [path for path in texts if _name_of(path) not in _NEVER_TEXTS] or list(texts)
     longest = max(wanted, key=lambda path: sum(map(len, texts[path])))
     reason = "the longest strings" if longest in columns else "the first string of each array"
-    if all(value.startswith(("{", "[")) for value in texts[longest]):
-        reason += "; the strings look like JSON, which is not read inside a field: write its fields as columns for a better text"
+    if all(value.startswith(_PYTHON_BEGINNINGS) for value in texts[longest]):
+        reason += "; the strings are lists or dictionaries as Python shows them, whose parts are not read: write the column anew as JSON"
+    elif all(value.startswith(("{", "[")) for value in texts[longest]):
+        reason += "; the strings look like JSON, and no part of them looks like a text: name a path into the JSON with --text-field"
     return FieldMapping(id_field, text_field=longest), reason
 
 

@@ -13,8 +13,8 @@ import msgspec
 import orjson
 
 from skillshard.corpus.columns import META, SampleJsons
+from skillshard.corpus.json_values import long_digit_runs
 from skillshard.corpus.quick_lines import may_be_deep, strings
-from skillshard.corpus.sample import long_digit_runs
 from skillshard.repeated_keys import may_repeat_keys
 
 # A block that is refused is parsed twice. Files whose blocks are refused more often than this, and more often than not, are left alone.

@@ -15,19 +15,11 @@ import orjson
 import xxhash
 
 from skillshard.canonical import explain
+from skillshard.corpus.bad_record import BadRecord
 from skillshard.corpus.columns import SampleColumns, SampleJsons, SampleLists
 from skillshard.corpus.contents import BOM, cut_off, end_of, open_text
-from skillshard.corpus.line_columns import LineColumns
-from skillshard.corpus.line_jsons import LineJsons
-from skillshard.corpus.mapping import RowFields
-from skillshard.corpus.quick_lines import quick_samples
-from skillshard.corpus.sample import (
+from skillshard.corpus.json_values import (
     MAX_DEPTH,
-    BadRecord,
-    PassedOver,
-    Rejection,
-    Sample,
-    check_size,
     exact_json,
     is_plain,
     json_fault,
@@ -36,6 +28,11 @@ from skillshard.corpus.sample import (
     needs_exact,
     parse_quickly,
 )
+from skillshard.corpus.line_columns import LineColumns
+from skillshard.corpus.line_jsons import LineJsons
+from skillshard.corpus.mapping import RowFields
+from skillshard.corpus.quick_lines import quick_samples
+from skillshard.corpus.sample import PassedOver, Rejection, Sample, check_size
 from skillshard.corpus.sources import PlainSource, Source
 from skillshard.corpus.stretches import Stretch
 from skillshard.repeated_keys import repeated_keys

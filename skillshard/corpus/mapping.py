@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, fields
 from itertools import starmap
 from typing import Any
 
+from skillshard.corpus.bad_record import BadRecord
 from skillshard.corpus.formats import FileLayout
+from skillshard.corpus.json_values import opened
 from skillshard.corpus.messages import ANSWERING_ROLE, render_messages, roles_of
 from skillshard.corpus.paths import (
     MISSING,
@@ -22,11 +24,12 @@ from skillshard.corpus.paths import (
     locate,
     of_file,
     only,
+    replaced,
     single,
     unknown,
     without,
 )
-from skillshard.corpus.sample import BadRecord, Rejection, Sample, category_of, id_of, json_type, rest_of, text_of
+from skillshard.corpus.sample import Rejection, Sample, category_of, id_of, json_type, rest_of, text_of
 from skillshard.corpus.template import Span, Template
 from skillshard.corpus.token_ids import MAX_IDS, TokenFields, TokenForm
 from skillshard.errors import CorpusError, did_you_mean, name_some
@@ -437,6 +440,8 @@ class RowFields:
         text, spans = self._text(row, sample_id)
         for path in self._leaving:
             record = _removed(record, path)
+        if mapping.messages is not None:  # chat templates read the messages in the metadata
+            record = _with_opened(record, mapping.messages)
         meta = rest_of(record)
         if spans is None and self._is_answer and ANSWER_SPANS not in meta:
             spans = [(0, len(text))]
@@ -465,10 +470,10 @@ class RowFields:
         """Return the text of a row, and the spans of its answers. None: the mapping marks no answers."""
         mapping = self.mapping
         if mapping.tokens is not None:
-            of_paths = {path: self._value(row, path) for path in mapping.tokens.paths}
+            of_paths = {path: opened(self._value(row, path)) for path in mapping.tokens.paths}
             return mapping.tokens.text(of_paths, self._named(row), sample_id)
         if mapping.messages is not None:
-            value = self._value(row, mapping.messages)
+            value = opened(self._value(row, mapping.messages))
             if value is MISSING:
                 raise _no_text(mapping.messages, self._named(row), sample_id)
             try:
@@ -528,6 +533,14 @@ def _no_object(record: Any) -> BadRecord:
 
 def _no_text(path: str, row: dict[str, Any], sample_id: str) -> BadRecord:
     return BadRecord("missing-field", f"no field {path!r} for the text{unknown(path, row)}", sample_id, path)
+
+
+def _with_opened(record: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return a row whose value at a path is no string, if the string holds JSON."""
+    steps = locate(record, path)
+    if steps is None or type(value := at(record, steps)) is not str:
+        return record
+    return replaced(record, steps, opened(value))
 
 
 def _removed(record: dict[str, Any], path: str) -> dict[str, Any]:

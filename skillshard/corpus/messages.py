@@ -10,7 +10,8 @@ template needs them where tokens are made.
 from collections.abc import Mapping
 from typing import Any
 
-from skillshard.corpus.sample import BadRecord, json_type
+from skillshard.corpus.bad_record import BadRecord
+from skillshard.corpus.sample import json_type
 from skillshard.corpus.template import JOIN, Span
 
 ANSWERING_ROLE = "assistant"
@@ -110,7 +111,7 @@ def render_messages(messages: Any, path: str) -> tuple[str, list[Span]]:
     if type(messages) is not list:
         raise BadRecord(
             "wrong-type",
-            f"the messages in {path!r} must be an array of objects or of strings, got {json_type(messages)}",
+            f"the messages in {path!r} must be an array of objects or of strings, got {json_type(messages)}{_no_json(messages)}",
         )
     parts: list[str] = []
     spans: list[Span] = []
@@ -125,6 +126,12 @@ def render_messages(messages: Any, path: str) -> tuple[str, list[Span]]:
         if role == ANSWERING_ROLE:
             spans.append((length - len(content), length))
     return "".join(parts), spans
+
+
+def _no_json(value: Any) -> str:
+    """Return the words about a string that looks like a list and is no JSON, such as the text of a list in Python."""
+    is_like_list = type(value) is str and value.lstrip().startswith("[")
+    return " that is not valid JSON, so write the column anew as JSON" if is_like_list else ""
 
 
 def _role_and_content(message: Any, path: str) -> tuple[str, str]:

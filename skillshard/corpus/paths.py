@@ -7,6 +7,7 @@ path of a field use this module, so a path has one meaning.
   "a.b" with the rest "c", then the key "a" with the rest "b.c".
 - A step of digits is an index of an array, from 0.
 - An array of one element counts as the element itself. Data sets often wrap single values in arrays.
+- A path that goes on at a string reads the string as JSON, if the string holds an object or an array. Tables often hold JSON in strings.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from skillshard.corpus.formats import stem_of
+from skillshard.corpus.json_values import opened
 from skillshard.errors import did_you_mean, name_some
 
 Step = str | int
@@ -42,13 +44,15 @@ MISSING: Final = _Missing()
 def locate(value: Any, path: str) -> tuple[Step, ...] | None:
     """Return the steps from a JSON value to the value at a dotted path, or None if the path leads nowhere.
 
-    The steps name every array on the way, also an array of one element that the path passes without an index.
+    The steps name every array on the way, also an array of one element that the path passes without an index. JSON in a string has no step
+    of its own.
 
     >>> locate({"a.b": {"c": 1}}, "a.b.c"), locate({"a": [{"b": 2}]}, "a.b"), locate({"a": [3, 4]}, "a.1")
     (('a.b', 'c'), ('a', 0, 'b'), ('a', 1))
-    >>> locate({"a": [3, 4]}, "a.b") is None
-    True
+    >>> locate({"a": [3, 4]}, "a.b") is None, locate({"a": '{"b": 5}'}, "a.b")
+    (True, ('a', 'b'))
     """
+    value = opened(value)
     if type(value) is dict:
         if path in value:
             return (path,)
@@ -73,9 +77,13 @@ def _index(step: str) -> int | None:
 
 
 def at(value: Any, steps: Sequence[Step]) -> Any:
-    """Return the value at the end of steps from `locate`."""
+    """Return the value at the end of steps from `locate`.
+
+    >>> at({"a": '{"b": 5}'}, ("a", "b"))
+    5
+    """
     for step in steps:
-        value = value[step]
+        value = opened(value)[step]
     return value
 
 
@@ -121,12 +129,14 @@ def single(value: Any) -> Any:
 def without(value: Any, steps: Sequence[Step]) -> Any:
     """Return a JSON value without the value at the end of steps. The containers on the way are copied, so `value` does not change.
 
+    JSON in a string on the way becomes an object or an array.
+
     >>> row = {"data": {"text": "hi", "lang": "en"}}
     >>> without(row, ("data", "text")), row
     ({'data': {'lang': 'en'}}, {'data': {'text': 'hi', 'lang': 'en'}})
     """
     first, *rest = steps
-    copy = value.copy()
+    copy = opened(value).copy()
     if rest:
         copy[first] = without(value[first], rest)
     else:
@@ -134,20 +144,33 @@ def without(value: Any, steps: Sequence[Step]) -> Any:
     return copy
 
 
+def replaced(value: Any, steps: Sequence[Step], new: Any) -> Any:
+    """Return a JSON value with another value at the end of steps. The containers on the way are copied, as in `without`.
+
+    >>> replaced({"a": [1, 2], "b": 3}, ("a", 0), 5)
+    {'a': [5, 2], 'b': 3}
+    """
+    first, *rest = steps
+    copy = opened(value).copy()
+    copy[first] = replaced(copy[first], rest, new) if rest else new
+    return copy
+
+
 def only(value: dict[str, Any], paths: Sequence[tuple[Step, ...]]) -> dict[str, Any]:
     """Return the part of an object at the ends of steps, in the order of the object. An array on the way stays whole.
 
-    >>> only({"a": {"b": 1, "c": 2}, "d": [3, 4], "e": 5}, [("d", 0), ("a", "b")])
+    >>> only({"a": '{"b": 1, "c": 2}', "d": [3, 4], "e": 5}, [("d", 0), ("a", "b")])
     {'a': {'b': 1}, 'd': [3, 4]}
     """
     rests: dict[Step, list[tuple[Step, ...]]] = {}
     for first, *rest in paths:
         rests.setdefault(first, []).append(tuple(rest))
-    return {
-        key: only(item, rests[key]) if type(item) is dict and all(rests[key]) else item
-        for key, item in value.items()
-        if key in rests
-    }
+    part: dict[str, Any] = {}
+    for key, item in value.items():
+        if key in rests:
+            item = opened(item) if all(rests[key]) else item
+            part[key] = only(item, rests[key]) if type(item) is dict and all(rests[key]) else item
+    return part
 
 
 def of_file(name: str, path: str) -> Any:
@@ -194,15 +217,18 @@ def unknown(path: str, value: Any) -> str:
     >>> unknown("meta.categry", {"id": 1, "meta": {"category": "law"}})
     " (did you mean 'meta.category'?); the row has id, meta.category"
     """
-    paths = _paths(value, "")
+    paths = _paths(value, "", path)
     return f"{did_you_mean(path, paths)}; the row has {name_some(paths, 12) or 'no other field'}"
 
 
-def _paths(value: Any, before: str) -> list[str]:
-    """List the paths of the fields of an object. The elements of a longer array have no names of their own, and are left out."""
-    value = single(value)
+def _paths(value: Any, before: str, wanted: str) -> list[str]:
+    """List the paths of the fields of an object. The elements of a longer array have no names of their own, and are left out.
+
+    JSON in a string is opened where the wanted path leads into the string.
+    """
+    value = single(opened(value) if before and wanted.startswith(before) else value)
     if type(value) is not dict:
         return [before.removesuffix(".")] if before else []
-    return [path for key, item in value.items() for path in _paths(item, f"{before}{key}.")] or (
+    return [path for key, item in value.items() for path in _paths(item, f"{before}{key}.", wanted)] or (
         [before.removesuffix(".")] if before else []
     )

@@ -11,8 +11,9 @@ import numpy as np
 import orjson
 
 from skillshard.corpus.columns import SampleLists
+from skillshard.corpus.json_values import MAX_DEPTH, long_digit_runs
 from skillshard.corpus.mapping import RowFields
-from skillshard.corpus.sample import MAX_DEPTH, long_digit_runs, rest_of
+from skillshard.corpus.sample import rest_of
 from skillshard.repeated_keys import may_repeat_keys
 
 # The mark stands between two lines. A file cannot know the mark, so a line that ends in the middle of a value, or holds two values, always

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import xxhash
 
 from skillshard import storage
+from skillshard.corpus.bad_record import BadRecord
 from skillshard.corpus.columns import META, MetaField, SampleColumns, SampleLists
 from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.members import MAX_MEMBER_BYTES, Members, too_large
-from skillshard.corpus.sample import BadRecord, PassedOver, Rejection, Sample, check_size
+from skillshard.corpus.sample import PassedOver, Rejection, Sample, check_size
 from skillshard.corpus.stretches import Stretch, storage_damage
 from skillshard.corpus.table_columns import most_bytes, read_columns
 from skillshard.corpus.table_digest import TableDigest

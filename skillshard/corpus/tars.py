@@ -17,18 +17,12 @@ import orjson
 import xxhash
 
 from skillshard import storage
+from skillshard.corpus.bad_record import BadRecord
+from skillshard.corpus.json_values import json_fault, parse_json
 from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.members import MAX_MEMBER_BYTES, beside_texts, too_large
 from skillshard.corpus.paths import MISSING, follow, is_of_file
-from skillshard.corpus.sample import (
-    BadRecord,
-    PassedOver,
-    Rejection,
-    Sample,
-    check_size,
-    json_fault,
-    parse_json,
-)
+from skillshard.corpus.sample import PassedOver, Rejection, Sample, check_size
 from skillshard.corpus.stretches import Stretch
 from skillshard.errors import CorpusError, name_some
 from skillshard.printable import printable

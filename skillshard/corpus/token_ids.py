@@ -12,8 +12,9 @@ import numpy as np
 import orjson
 from jaxtyping import Bool, Int
 
+from skillshard.corpus.bad_record import BadRecord
 from skillshard.corpus.paths import MISSING, unknown
-from skillshard.corpus.sample import BadRecord, json_type
+from skillshard.corpus.sample import json_type
 from skillshard.corpus.template import Span
 from skillshard.errors import CorpusError
 

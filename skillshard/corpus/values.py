@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skillshard.corpus.sample import Reason
+from skillshard.corpus.bad_record import Reason
 
 _MAX_DEPTH = 50  # well inside the limits of Python's stack and of orjson, and deeper than the metadata of texts
 _TYPE_CHARS = 40  # the type of a struct names all fields, and could fill a page

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 
 import xxhash
 
+from skillshard.corpus.bad_record import BadRecord
 from skillshard.corpus.contents import cut_off, not_as_named, open_text
 from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.paths import is_of_file
-from skillshard.corpus.sample import BadRecord, PassedOver, Rejection, Sample, check_size
+from skillshard.corpus.sample import PassedOver, Rejection, Sample, check_size
 from skillshard.corpus.sources import Source
 from skillshard.corpus.stretches import Stretch
 

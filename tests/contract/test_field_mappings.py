@@ -3,14 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from skillshard.corpus import ANSWER_SPANS, Corpus, CorpusReading, FieldMapping, Sample, lookup, read_partition
+from skillshard.corpus.bad_record import BadRecord
 from skillshard.corpus.mapping import RowFields
 from skillshard.corpus.messages import render_messages
-from skillshard.corpus.sample import BadRecord
 from skillshard.errors import CorpusError
 
 ALPACA = {"instruction": "Add.", "input": "1 2", "output": "3", "source": "self"}
@@ -44,6 +45,37 @@ def fault_of(row: Any, **arguments: Any) -> BadRecord:
 def test_several_text_fields_are_joined_by_an_empty_line_and_leave_the_metadata() -> None:
     sample = sample_of({"title": "A", "body": "B", "lang": "en"}, text_field=("title", "body"))
     assert sample == Sample("web/en/a.jsonl@7", "A\n\nB", {"lang": "en"})
+
+
+def test_json_in_a_string_is_read_by_every_kind_of_path() -> None:
+    inner = {"body": "B", "topic": "law", "lang": {"code": "en"}, "hash": 2**70}
+    row = {"id": 3, "payload": orjson.dumps(inner | {"hash": None}).decode().replace("null", str(2**70))}
+    before = dict(row)
+    sample = sample_of(row, id_field="id", text_field="payload.body")
+    rest = {"payload": {"topic": "law", "lang": {"code": "en"}, "hash": str(2**70)}}
+    assert sample == Sample("3", "B", rest) and row == before
+    untouched = Sample("3", "T", {"payload": row["payload"]})
+    assert lookup(untouched, "payload.lang.code") == lookup(untouched, "meta.payload.lang.code") == "en"
+    mapping = FieldMapping(text_field="payload.body", columns="payload.lang", drop="payload.lang.code")
+    assert mapping.kept_meta({"payload": row["payload"], "n": 1}) == {"payload": {"lang": {}}}
+    assert sample_of(row, text="{payload.topic}: {payload.body}").text == "law: B"
+    fault = fault_of(row, text_field="payload.bodi")
+    assert "did you mean 'payload.body'?" in fault.detail
+
+
+def test_messages_in_a_string_stand_in_the_metadata_as_messages() -> None:
+    (plain, written) = (sample_of({"chat": chat}, messages="chat") for chat in (CHAT, orjson.dumps(CHAT).decode()))
+    assert written == plain and written.meta["chat"] == CHAT
+    nested = sample_of({"row": orjson.dumps({"chat": CHAT, "n": 1}).decode()}, messages="row.chat")
+    assert (nested.text, lookup(nested, "row.chat")) == (plain.text, CHAT)
+    assert "that is not valid JSON" in fault_of({"chat": str(CHAT)}, messages="chat").detail
+    assert sample_of({"ids": "[5, 6]"}, token_ids="ids").text == "5 6"
+
+
+@pytest.mark.parametrize("text", ["[sic] a note", "{", '{"a": 1', "[1, 2", '"quoted"', "[NaN]", '{"a": 1, "a": 2}'])
+def test_a_string_that_holds_no_json_has_no_fields(text: str) -> None:
+    assert sample_of({"body": text}, text_field="body").text == text
+    assert "no field 'body.a' for the text" in fault_of({"body": text}, text_field="body.a").detail
 
 
 def test_a_template_makes_the_text_and_an_empty_field_leaves_no_gap() -> None:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import skillshard as ss
 from skillshard import taggers
 from skillshard.corpus import ANSWER_SPANS, Corpus, FieldMapping, Rejection, Sample, read_partition
+from skillshard.corpus.bad_record import BadRecord
 from skillshard.corpus.mapping import RowFields
-from skillshard.corpus.sample import BadRecord
 from skillshard.corpus.token_ids import NOT_LEARNED, ids_of_text, offsets_of_text
 from skillshard.errors import CorpusError, ShardError, TokensError
 from skillshard.loss import answer_tokens

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillshard.corpus import Corpus, Rejection, Sample, read_partition
-from skillshard.corpus.sample import long_digit_runs
+from skillshard.corpus.json_values import long_digit_runs
 from skillshard.corpus.sources import zstd_limit
 from tests.commands import fails, works
 

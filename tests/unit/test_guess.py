@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import orjson
 import pytest
 
 from skillshard.corpus.guess import Row, fields_of, guess, options_of, shell_line
@@ -171,10 +172,29 @@ def test_the_reason_of_an_id_says_that_values_stand_twice() -> None:
     assert "no field of every row looks like an id" in guess(numbered(text=words), ["a.jsonl"]).id_reason
 
 
-def test_a_text_that_is_json_is_told() -> None:
-    told = "the strings look like JSON, which is not read inside a field"
-    assert told in guess(numbered(id=str, payload=lambda number: f'{{"text": "{number}"}}'), ["a.csv"]).text_reason
-    assert told not in guess(numbered(id=str, payload=words), ["a.csv"]).text_reason
+def test_json_in_a_column_is_proposed_by_its_paths() -> None:
+    guessed = guess(
+        numbered(id=str, payload=lambda number: orjson.dumps({"body": words(number), "topic": topic(number)}).decode()),
+        ["a.csv"],
+    )
+    assert (guessed.fields.text_field, guessed.skill) == (("payload.body",), "payload.topic")
+    chat = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
+    assert guess(numbered(chat=lambda _: orjson.dumps(chat).decode()), ["a.csv"]).fields.messages == "chat"
+    assert guess(numbered(dialog=lambda _: '["1+1?", "2"]'), ["a.csv"]).fields.messages == "dialog"
+    assert guess(numbered(input_ids=lambda number: f"[1, {number}]"), ["a.csv"]).fields.token_ids == "input_ids"
+
+
+def test_strings_of_which_no_part_is_a_text_stay_strings() -> None:
+    # As a skill or as a text, an array of strings is taken as it is written.
+    tags = guess(numbered(text=words, topic=lambda number: f'["{topic(number)}"]'), ["a.csv"])
+    assert tags.skill == "topic"
+    # The files of a corpus of JSON files have no common key.
+    files = guess(numbered(content=lambda number: f'{{"key{number}": 1}}'), ["a.parquet"])
+    assert files.fields.text_field == ("content",)
+    odd = guess(numbered(notes=lambda number: f"[{number}, 1, 2]"), ["a.csv"])
+    assert "look like JSON, and no part of them looks like a text" in odd.text_reason
+    python = guess(numbered(turns=lambda number: f"[{{'from': 'human', 'value': '{number}'}}]"), ["a.csv"])
+    assert "as Python shows them" in python.text_reason
 
 
 def test_known_fields_are_not_guessed() -> None:
