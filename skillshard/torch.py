@@ -15,212 +15,68 @@ needed("torch", what="skillshard.torch")  # before the imports that fail without
 
 import operator
 import os
-import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, NoReturn, SupportsIndex, TypedDict, TypeVar, cast, overload
+from dataclasses import replace
+from typing import Any, NoReturn, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
-import torch.distributed
 from jaxtyping import Int
 from torch.utils.data import Dataset, Sampler, SequentialSampler, get_worker_info
 
-from skillshard.errors import LedgerError, LengthError, PolicyError, SkillshardError, did_you_mean, name_some
+from skillshard.errors import LedgerError, LengthError, PolicyError
 from skillshard.index_order import Fault, Reader, RequestedBatch, next_request
-from skillshard.loss import MeasuredOn
-from skillshard.mixing.batch import Batch
+from skillshard.loader_items import (
+    Blocks,
+    Item,
+    Items,
+    MixedBatch,
+    PackedItem,
+    PackedTensors,
+    block_collator,
+    collate,
+    collate_blocks,
+)
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.packed_batch import BLOCK_COLUMNS, PackedBatch
+from skillshard.mixing.packed_batch import BLOCK_COLUMNS
 from skillshard.mixing.packing import PackedTokens
-from skillshard.mixing.round_plan import Places
 from skillshard.mixing.stream import BLOCKS, DRAWS, Stream, StreamWords
 from skillshard.number_checks import is_whole
-from skillshard.sent_batches import SentBatch, register
+from skillshard.ranks import process_rank, rank_and_size, restart, resume, world_size
+from skillshard.sent_batches import register
 
+__all__ = [
+    "BLOCK_COLUMNS",
+    "Blocks",
+    "InOrder",
+    "InOrderIterator",
+    "Item",
+    "Items",
+    "MixedBatch",
+    "MixedDataset",
+    "PackedDataset",
+    "PackedItem",
+    "PackedTensors",
+    "StreamShare",
+    "block_collator",
+    "collate",
+    "collate_blocks",
+    "dataset_of",
+    "endless",
+    "one_index",
+    "process_rank",
+    "refuse_walk",
+    "restart",
+    "resume",
+    "world_size",
+]
 ENDLESS = 1 << 62
 """Number of indices after which a sequential sampler of an endless stream stops: above any training, within 64 bits."""
 FRAMES_SEARCHED = 6
 """Number of calling functions that are searched for the sampler that asks for a length. Wrappers of type checkers may lie between."""
 T = TypeVar("T")
-
-
-class Item(TypedDict):
-    """A sample with the draw and the skill. Fields and members of the mixer (`Mixer(fields=..., members=...)`) are further keys."""
-
-    draw: int
-    skill: str
-    text: str
-
-
-class MixedBatch(TypedDict):
-    """A batch of samples, as `collate` makes the batch. Fields and members of the mixer are further keys, each a list of values."""
-
-    draw: Int[np.ndarray, " sample"]
-    skill: list[str]
-    text: list[str]
-
-
-class Items(Sequence[Item]):
-    """The samples of one batch. A text is read, and an `Item` is built, only on access. The fields of the mixer are read at once."""
-
-    def __init__(self, mixer: Mixer, places: Places, *, key: str | None = None) -> None:
-        self.mixer, self.places, self.key = mixer, places, key
-        self.fields = mixer.samples.fields_at(places)
-
-    @cached_property
-    def batch(self) -> Batch:
-        """The samples as one `Batch` of arrays and lists."""
-        return self.mixer.samples.cut(self.places, fields=self.fields)
-
-    @property
-    def metas(self) -> list[dict[str, Any]]:
-        """The metadata of each sample."""
-        return self.mixer.samples.metas(self.places)
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Item]: ...
-
-    def __getitem__(self, index: int | slice) -> Item | list[Item]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(len(self))[index]]
-        item = Item(draw=int(self.batch.draw[index]), skill=self.batch.skill[index], text=self.batch.text[index])
-        fields = {name: values[index] for name, values in self.batch.fields.items()}
-        return cast(Item, {**item, **fields})
-
-
-def collate(items: Items) -> Mapping[str, Any]:
-    """Make a `MixedBatch` without a step per sample: `DataLoader(..., collate_fn=collate)`.
-
-    The draws are a NumPy array. PyTorch's default collation would make a tensor, which a worker sends through a file of its own.
-    Workers send only the places of the texts, and the loader's process cuts the texts out of the same shards (`skillshard.sent_batches`).
-    Your own `collate_fn` gets the same `Items`: a sequence of `Item`, with the arrays in `items.batch`. The return value of your
-    function is sent unchanged.
-    """
-    # Without workers nothing is sent, and places would only be a detour.
-    if items.key is None or get_worker_info() is None:
-        return items.batch.columns()
-    return SentBatch(items.mixer, items.key, items.places, items.fields)
-
-
-class PackedItem(TypedDict):
-    """A block of tokens with the label of each token and the number of tokens of each skill."""
-
-    block: int
-    input_ids: torch.Tensor
-    labels: torch.Tensor
-    skill_tokens: torch.Tensor
-
-
-class PackedTensors(TypedDict, total=False):
-    """A batch of blocks, as `block_collator` makes the batch. A batch has the columns that were asked for (`PackedBatch`)."""
-
-    block: torch.Tensor
-    input_ids: torch.Tensor
-    labels: torch.Tensor
-    learned: torch.Tensor
-    attention_mask: torch.Tensor
-    position_ids: torch.Tensor
-    segment_ids: torch.Tensor
-    cu_seqlens: torch.Tensor
-    max_seqlen: int
-    draw: torch.Tensor
-    skill: torch.Tensor
-    skill_tokens: torch.Tensor
-
-
-class Blocks(Sequence[PackedItem]):
-    """The blocks of one batch. A `PackedItem` is built only on access.
-
-    Args:
-        batch: Blocks as arrays.
-        measured_on: Samples of the run's losses. With "training", a collator of a trainer adds the skill of each token.
-    """
-
-    def __init__(self, batch: PackedBatch, *, measured_on: MeasuredOn = "holdout") -> None:
-        self.batch, self.measured_on = batch, measured_on
-
-    def __len__(self) -> int:
-        return len(self.batch)
-
-    @overload
-    def __getitem__(self, index: int) -> PackedItem: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[PackedItem]: ...
-
-    def __getitem__(self, index: int | slice) -> PackedItem | list[PackedItem]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(len(self))[index]]
-        return PackedItem(
-            block=int(self.batch.block[index]),
-            input_ids=torch.from_numpy(self.batch.input_ids[index]),
-            labels=torch.from_numpy(self.batch.labels[index]),
-            skill_tokens=torch.from_numpy(self.batch.skill_tokens[index]),
-        )
-
-
-def block_collator(*columns: str) -> Callable[[Blocks], PackedTensors]:
-    """Make a `collate_fn` that makes a batch of blocks with chosen columns: `DataLoader(..., collate_fn=block_collator("input_ids"))`.
-
-    A column that is not asked for is neither made nor sent by a worker. The arrays become tensors without a copy, and no step runs for each
-    block. If the mixer has fields, a batch also has `sample_draw`, the draws of the samples in the blocks, and a list of values of these
-    samples under the path of each field.
-
-    Args:
-        columns: Names of columns. `input_ids`, `labels` (-100 where a token is not learned), `learned`, `attention_mask`, `position_ids`, `segment_ids`, `draw`
-            and `skill` have the shape (block, token), `skill_tokens` has the shape (block, skill), and `block` has the positions of the
-            blocks in the packed stream. `cu_seqlens` and `max_seqlen` are the bounds of the segments for attention within samples.
-            `PackedBatch` describes each column.
-
-    Raises:
-        PolicyError: A name is no column.
-
-    Example:
-        >>> collate = block_collator("input_ids", "labels", "position_ids")
-    """
-    known = tuple(PackedTensors.__annotations__)
-    for name in columns:
-        if name not in known:
-            raise PolicyError(
-                f"{name!r} is no column of a batch of blocks{did_you_mean(name, known)}: give {name_some(known)}."
-            )
-    return _BlockCollator(columns)
-
-
-@dataclass(frozen=True)
-class _BlockCollator:
-    """The function of `block_collator`. A class, because a spawned worker gets the function by pickle."""
-
-    columns: tuple[str, ...]
-
-    def __call__(self, blocks: Blocks) -> PackedTensors:
-        batch = blocks.batch
-        values = {name: getattr(batch, name) for name in self.columns}
-        tensors = {
-            name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in values.items()
-        }
-        if batch.fields:
-            tensors |= {"sample_draw": torch.from_numpy(batch.sample_draw), **batch.fields}
-        return cast(PackedTensors, tensors)
-
-
-def collate_blocks(blocks: Blocks) -> PackedTensors:
-    """Make a batch of blocks with the columns `BLOCK_COLUMNS`: `DataLoader(..., collate_fn=collate_blocks)`.
-
-    `block_collator` chooses other columns. Your own `collate_fn` gets the same `Blocks`: a sequence of `PackedItem`, with all arrays in
-    `blocks.batch`.
-    """
-    return block_collator(*BLOCK_COLUMNS)(blocks)
 
 
 class StreamShare(Dataset[T], ABC):
@@ -234,7 +90,7 @@ class StreamShare(Dataset[T], ABC):
     """
 
     collate: Callable[[Any], Any]
-    """The function of this module that makes a batch without a step per item."""
+    """Function that makes a batch without a step per item."""
 
     def __init__(self, stream: Stream, kind: type, *, rank: int | None, world_size: int | None) -> None:
         # A packed stream in a `MixedDataset` would fail in a worker, at its first batch.
@@ -243,7 +99,7 @@ class StreamShare(Dataset[T], ABC):
                 f"{type(self).__name__} reads a {kind.__name__}, and not {stream!r}: give a {kind.__name__}."
             )
         self.stream, self._words, self._ends = stream, stream.clock.words, stream.repeat != "epochs"
-        self.rank, self.world_size = _rank_and_size(rank, world_size)
+        self.rank, self.world_size = rank_and_size(rank, world_size)
         self._loaded: tuple[int, int] | None = None
         self._last: RequestedBatch | None = None
         self._last_place = (0, 0)
@@ -508,32 +364,6 @@ def one_index(index: Any, name: str) -> Int[np.ndarray, " position"]:
     return np.array([number], np.int64)
 
 
-def process_rank() -> int:
-    """Return the rank of this process: from torch.distributed, or from the environment, or 0.
-
-    Raises:
-        PolicyError: RANK is no number.
-    """
-    return torch.distributed.get_rank() if _several() else _of_environment("RANK", "0")
-
-
-def world_size() -> int:
-    """Return the number of processes of the training: from torch.distributed, or from the environment, or 1.
-
-    Raises:
-        PolicyError: WORLD_SIZE is no number.
-    """
-    return torch.distributed.get_world_size() if _several() else _of_environment("WORLD_SIZE", "1")
-
-
-def _of_environment(name: str, default: str) -> int:
-    # An unreadable rank is an error and never 0: two ranks 0 would train on the same samples.
-    number = os.environ.get(name, default)
-    if not re.fullmatch(r"\d+", number):
-        raise PolicyError(f"the environment says {name}={number!r}: it must be a whole number, as torchrun sets it.")
-    return int(number)
-
-
 class MixedDataset(StreamShare[Item]):
     """A rank's share of a mixer's stream, from the mixer's position on.
 
@@ -672,73 +502,3 @@ class InOrderIterator(Iterator[int]):
         if not isinstance(state, Mapping) or not is_whole(state.get("next"), 0):
             raise LedgerError(f"{state!r} is no state of a sampler InOrder: give the state that state_dict() returned.")
         self._next = operator.index(state["next"])
-
-
-def resume(stream: Stream, state: Mapping[str, Any]) -> None:
-    """Call `load_state_dict` of a mixer or a packed stream on every rank.
-
-    Rank 0 begins a generation of the ledger, and the other ranks join this generation.
-
-    Raises:
-        LedgerError: The state is of another run or of another ledger. Every rank raises the error. If another error ends the resume of rank 0,
-            the other ranks raise a LedgerError that names this error.
-    """
-    _on_every_rank(stream, lambda generation: stream.load_state_dict(state, generation=generation), "resume")
-
-
-def restart(stream: Stream) -> None:
-    """Call `restart` of a mixer or a packed stream on every rank, for a run that ended before its first checkpoint.
-
-    Raises:
-        LedgerError: The ledger cannot be written. Every rank raises the error.
-    """
-    _on_every_rank(stream, lambda generation: stream.restart(generation=generation), "restart")
-
-
-def _on_every_rank(stream: Stream, go_on: Callable[[int | None], None], verb: str) -> None:
-    """Let rank 0 begin a generation, then let the other ranks join the generation of rank 0."""
-    if not _several():
-        go_on(None)
-        return
-    outcome: list[tuple[str | None, int]] = [(None, 0)]
-    failed: Exception | None = None
-    is_first = torch.distributed.get_rank() == 0
-    if is_first:
-        try:
-            go_on(None)
-            outcome = [(None, stream.generation)]
-        # Any error: a full disk, or a state of a wrong type, must not leave the other ranks in the broadcast either.
-        except Exception as error:
-            sentence = str(error) if isinstance(error, SkillshardError) else f"{type(error).__name__}: {error}"
-            outcome, failed = [(sentence, 0)], error
-    # Rank 0 sends its outcome before raising: the other ranks wait in the broadcast, and would wait for ever for a rank that has left.
-    torch.distributed.broadcast_object_list(outcome, src=0)
-    if failed is not None:
-        raise failed
-    fault, generation = outcome[0]
-    if fault is not None:
-        raise LedgerError(f"rank 0 could not {verb}: {fault}")
-    if not is_first and generation:  # generation 0: rank 0 had nothing to begin, and the others have nothing to join
-        go_on(generation)
-
-
-def _several() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _rank_and_size(rank: Any, world_size: Any) -> tuple[int, int]:
-    if (rank is None) != (world_size is None):
-        raise PolicyError(f"rank is {rank} and world_size is {world_size}: give both, or neither.")
-    if rank is not None and world_size is not None:
-        if not is_whole(world_size, 1) or not is_whole(rank, 0, operator.index(world_size) - 1):
-            raise PolicyError(f"rank is {rank!r} of world_size {world_size!r}: rank counts from 0 to world_size - 1.")
-        return operator.index(rank), operator.index(world_size)
-    if _several():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    # torchrun has started several processes, and each would take the whole stream as rank 0 of 1.
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise PolicyError(
-            f"the environment says WORLD_SIZE={os.environ['WORLD_SIZE']}, but torch.distributed is not initialised: call "
-            "init_process_group() first, or give rank and world_size."
-        )
-    return 0, 1
