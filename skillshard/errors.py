@@ -10,6 +10,16 @@ from collections.abc import Collection, Iterable, Sequence
 
 from skillshard.printable import printable, shortened
 
+WITH_TRACEBACK = "\nOriginal Traceback (most recent call last):\n"
+"""Line that PyTorch puts into the message of an error of a DataLoader worker, before the traceback in the worker."""
+
+
+def _shown(message: str) -> str:
+    """Escape the control characters of a message. The lines of a traceback from a DataLoader worker stay lines."""
+    if WITH_TRACEBACK in message:
+        return "\n".join(map(printable, message.split("\n")))
+    return printable(message)
+
 
 class SkillshardError(Exception):
     """The base class of all errors of skillshard. The command line prints the message and exits with status 1.
@@ -18,7 +28,7 @@ class SkillshardError(Exception):
     """
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return _shown(super().__str__())
 
 
 class StorageError(SkillshardError, OSError):
@@ -26,7 +36,7 @@ class StorageError(SkillshardError, OSError):
 
     # OSError has a __str__ of its own. The same holds for the other classes here that define __str__.
     def __str__(self) -> str:
-        return printable(str(self.args[0])) if self.args else ""
+        return _shown(str(self.args[0])) if self.args else ""
 
 
 class CorpusError(SkillshardError, ValueError):
@@ -84,7 +94,7 @@ class RoundError(SkillshardError, TimeoutError):
     """A round cannot be decided, because a required report did not come in time."""
 
     def __str__(self) -> str:
-        return printable(str(self.args[0])) if self.args else ""
+        return _shown(str(self.args[0])) if self.args else ""
 
 
 class LedgerError(SkillshardError, ValueError):
@@ -95,7 +105,7 @@ class ExtraError(SkillshardError, ImportError):
     """A feature needs an optional package that is not installed."""
 
     def __str__(self) -> str:
-        return printable(str(self.args[0])) if self.args else ""
+        return _shown(str(self.args[0])) if self.args else ""
 
 
 class ExecutionError(SkillshardError, RuntimeError):

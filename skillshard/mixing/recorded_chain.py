@@ -239,18 +239,23 @@ class RecordedChain:
             step_draws: Number of draws of the step. None: the number follows from the reports of the run with the step.
 
         Raises:
-            LedgerError: The number of draws of the step is unknown, or the step belongs to a run whose ledger is missing.
+            LedgerError: The number of draws of the step is unknown, the step is not decided yet, or the step belongs to a run whose ledger is missing.
         """
         for number in reversed(range(len(self.segments))):
             segment = self.segments[number]
             begun = segment.run.continues
             if begun is not None and begun.step is not None and 1 <= step <= begun.step:
                 continue
-            draws = self._steps(number, step_draws).draws_of(step)
+            steps = self._steps(number, step_draws)
+            draws = steps.draws_of(step)
             # A run that begins at an unknown step tells by the draws of the step whether the step is its own.
             if draws.start >= segment.run.first_draw:
+                if segment.end is None:
+                    draws = self._stream(number).existing_draws(step, steps)
+                else:
+                    draws = range(draws.start, min(draws.stop, segment.end))
                 self._refuse_packed(segment, step, draws)
-                return draws if segment.end is None else range(draws.start, min(draws.stop, segment.end))
+                return draws
         raise LedgerError(f"step {step:,} was asked for. {self.chain.why_missing}")
 
     @staticmethod

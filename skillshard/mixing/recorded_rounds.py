@@ -19,6 +19,7 @@ from skillshard.mixing.round_plan import number_round
 from skillshard.mixing.round_records import RoundRecord
 from skillshard.mixing.run_records import skipped_by
 from skillshard.mixing.skill_order import SkillOrder
+from skillshard.mixing.steps import Steps
 from skillshard.printable import counted
 from skillshard.shards.read import ShardSet
 from skillshard.shards.skill_shards import SkillShards
@@ -205,17 +206,36 @@ class RecordedRounds:
                 "the ledger of that run, or open both runs with `open_recorded_chain`."
             )
         if (last := int(draws.max())) >= self.num_draws:
-            decided = (
-                f"the draws {self.run.first_draw:,} to {self.num_draws - 1:,}"
-                if 0 < self.run.first_draw < self.num_draws
-                else f"{self.num_draws - self.run.first_draw:,} draws"
-            )
-            why = (
-                f"the stream ended after {self.num_draws:,} draws"
-                if self.has_ended
-                else f"{self.records.ledger} has decided {decided}, in {counted(self.num_rounds, 'round')}"
-            )
-            raise LedgerError(f"draw {last:,} does not exist: {why}. Give a smaller draw.")
+            raise LedgerError(f"draw {last:,} does not exist: {self._extent}. Give a smaller draw.")
+
+    def existing_draws(self, step: int, steps: Steps) -> range:
+        """Return the draws of an optimizer step. The last step of a stream that has ended may have fewer draws.
+
+        Raises:
+            LedgerError: A draw of the step is not decided yet, or lies beyond the end of the stream.
+        """
+        draws = steps.draws_of(step)
+        if draws.stop <= self.num_draws:
+            return draws
+        if self.has_ended and draws.start < self.num_draws:
+            return range(draws.start, self.num_draws)
+        last = steps.step_of(self.num_draws - 1) if self.has_ended else (steps.step_of(self.num_draws) or 1) - 1
+        remedy = f" Give a step up to {last:,}." if last else ""
+        raise LedgerError(
+            f"step {step:,} does not exist: its draws are {draws.start:,} to {draws.stop - 1:,}, and {self._extent}.{remedy}"
+        )
+
+    @property
+    def _extent(self) -> str:
+        """Extent of the stream, as a part of a sentence."""
+        if self.has_ended:
+            return f"the stream ended after {self.num_draws:,} draws"
+        decided = (
+            f"the draws {self.run.first_draw:,} to {self.num_draws - 1:,}"
+            if 0 < self.run.first_draw < self.num_draws
+            else f"{self.num_draws - self.run.first_draw:,} draws"
+        )
+        return f"{self.records.ledger} has decided {decided}, in {counted(self.num_rounds, 'round')}"
 
 
 def epochs_between(order: SkillOrder, first: int, end: int) -> range:

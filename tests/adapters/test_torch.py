@@ -479,3 +479,15 @@ def test_a_stream_with_fewer_samples_than_ranks_is_refused_and_does_not_end_in_s
             len(loader)
     with pytest.raises(PolicyError, match=r"the stream has fewer draws, and world_size is 1,000: .* Give fewer ranks"):
         next(iter(loader))
+
+
+def test_an_error_in_a_loader_worker_shows_its_traceback_as_lines(shards: ShardSet, tmp_path: Path) -> None:
+    mixer = live_mixer(shards, tmp_path, step_draws=BATCH, wait_s=0.1)
+    mixer.report(0, losses_at(0))
+    with pytest.raises(RoundError) as refused:
+        for _ in DataLoader(MixedDataset(mixer), batch_size=BATCH, num_workers=1, collate_fn=len):
+            pass
+    first, second, *_, last = str(refused.value).strip().split("\n")
+    assert first.startswith("Caught RoundError in DataLoader worker process 0")
+    assert second == "Original Traceback (most recent call last):"
+    assert last.startswith("skillshard.errors.RoundError: waited 0.1 s for round 2: the last observation is of draw 0")

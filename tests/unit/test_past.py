@@ -153,6 +153,27 @@ def test_the_draws_of_a_step_follow_from_the_reports(shards: ShardSet, tmp_path:
         assert {steps.step_of(draw) for draw in steps.draws_of(step)} == {step}
 
 
+def test_a_step_beyond_the_run_is_one_sentence_about_steps(run: Path) -> None:
+    works("at", run, "--step", 16)
+    assert (
+        f"step 17 does not exist: its draws are 256 to 271, and {run} has decided 256 draws, in 4 rounds. Give a step up to 16."
+        in fails("at", run, "--step", 17, "--rank", 0, "--world-size", 2)
+    )
+    assert "step 5,000 does not exist: its draws are 79,984 to 79,999" in fails("at", run, "--step", 5000)
+
+
+def test_the_last_step_of_a_stream_that_ended_has_the_draws_that_are_left(shards: ShardSet, tmp_path: Path) -> None:
+    mixer = Mixer(shards, stratified(), ledger=tmp_path / "run", round_draws=64, repeat="drop")
+    total = sum(len(mixer.batch(first, 64)) for first in range(0, mixer.length() or 0, 64))
+    num_steps, left = divmod(total, STEP_DRAWS)
+    assert left
+    options = ("--step-draws", STEP_DRAWS, "--json")
+    assert len(works("at", tmp_path / "run", "--step", num_steps, *options).splitlines()) == STEP_DRAWS
+    assert len(works("at", tmp_path / "run", "--step", num_steps + 1, *options).splitlines()) == left
+    sentence = fails("at", tmp_path / "run", "--step", num_steps + 2, *options)
+    assert f"the stream ended after {total} draws. Give a step up to {num_steps + 1}." in sentence
+
+
 def test_a_step_of_unknown_size_is_one_sentence(shards: ShardSet, tmp_path: Path) -> None:
     mixer = Mixer(shards, stratified(), ledger=tmp_path, round_draws=64)
     mixer.batch(0, 64)
