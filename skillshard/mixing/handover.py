@@ -88,7 +88,7 @@ def hand_over(
     """
     records = open_records(ledger) if records is None else records
     run = records.run
-    newest = _last_round_begun(records, draw)
+    newest = _last_round_begun(records, draw, step)
     tokens = known_tokens(ledger, run) if tokens is None else tokens
     left = _left_by(records, draw, newest, skip, saved, tokens)
     observations, num_unread = _last_observations(records, draw, newest)
@@ -263,8 +263,8 @@ def _step_after(records: Records, draw: int) -> int | None:
     return step if step is not None and steps.draws_of(step).stop == draw else None
 
 
-def _last_round_begun(records: Records, draw: int) -> RoundRecord | None:
-    """Return the round of the last draw before a draw. None at the first draw of the run."""
+def _last_round_begun(records: Records, draw: int, step: int | None) -> RoundRecord | None:
+    """Return the round of the last draw before a draw, after a step if the step is known. None at the first draw of the run."""
     run, ledger = records.run, records.ledger
     if draw < run.first_draw:
         raise LedgerError(
@@ -273,8 +273,8 @@ def _last_round_begun(records: Records, draw: int) -> RoundRecord | None:
     return round_up_to(
         records,
         draw,
-        what=f"the new run would begin at draw {draw:,}",
-        remedy="no model has seen these draws. Give the draw of a checkpoint.",
+        what=f"the new run would begin at draw {draw:,}" + ("" if step is None else f" (step {step:,})"),
+        remedy="no model has seen these draws. Give the place of a checkpoint.",
     )
 
 

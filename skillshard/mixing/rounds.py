@@ -298,9 +298,15 @@ class Rounds:
             {"step": record.step, "losses": record.losses}, {"step": step, "losses": dict(losses)}
         )
         if changed:
+            begun = self.records.begun
+            where = f"{self.ledger} already holds other losses for step {record.step}, draw {record.draw:,}: {'; '.join(changed[:3])}. "
+            if draw == (self.run.copied_draw if begun is None else begun.draw):
+                raise ObservationError(
+                    f"{where}The run goes on from this draw, and its losses were measured before. Report again after the next steps, and not at the "
+                    "checkpoint."
+                )
             raise ObservationError(
-                f"{self.ledger} already holds other losses for step {record.step}, draw {record.draw:,}: {'; '.join(changed[:3])}. "
-                "A run that continues from a checkpoint calls mixer.load_state_dict(), a run that starts again from its beginning calls "
+                f"{where}A run that continues from a checkpoint calls mixer.load_state_dict(), a run that starts again from its beginning calls "
                 f"mixer.restart(), and a new run needs a new ledger directory.{self._other_job()}"
             )
 

@@ -17,14 +17,16 @@ def show_waiting_run(ledger: DirectoryLedger) -> None:
         LedgerError: The handover is missing or damaged.
     """
     handover = intact_handover(ledger)
-    show_places(handover, handover.skills, {})
+    weights = dict(zip(handover.present, handover.weights or (), strict=handover.weights is not None))
+    rows = [
+        (place.skill, *_shown(place), f"{weights[place.skill]:.4f}" if place.skill in weights else "-")
+        for place in handover.skills
+    ]
+    print_table(("skill", *_PLACE_COLUMNS, "last weight"), rows)
     for line in stretches_of(handover):
         print_line(line)
-    if handover.weights is not None:
-        weights = ", ".join(
-            f"{skill} {weight:.4f}" for skill, weight in zip(handover.present, handover.weights, strict=True)
-        )
-        print_line(f"weights of the last round of the run before, in {handover.unit}: {weights}")
+    if weights:
+        print_line(f"last weight: in the last round of the run before, in {handover.unit}")
     step = "an unknown step" if handover.step is None else f"step {handover.step:,}"
     print_line(
         f"continues run {handover.run} in {place_before(ledger) or 'an unknown place'} from draw {handover.draw:,}, {step}; policy of that run: "

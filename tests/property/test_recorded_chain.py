@@ -300,7 +300,8 @@ def test_a_run_that_has_not_begun_is_verified_and_said_to_wait(days: Days, tmp_p
     shown = works("inspect", new)
     assert f"in {days.runs[0]} from draw 100, an unknown step; policy of that run: loss_order" in shown
     assert (
-        "draws 104 to 107 of the run before are skipped, because bad" in shown and "weights of the last round" in shown
+        "draws 104 to 107 of the run before are skipped, because bad" in shown
+        and "in the last round of the run before" in shown
     )
     assert "no round is decided yet, and the shards, the policy and the seed of the new run are not known" in shown
     assert fails("mix", days.new.root, "--ledger", new, "--draws", 3) == sentence

@@ -56,6 +56,23 @@ def test_draws_and_steps_go_on_counting(shards: ShardSet, tmp_path: Path) -> Non
         mixer.batch(60, 8)
 
 
+def test_other_losses_at_the_place_of_the_checkpoint_are_refused_with_what_helps(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    """A processor with other digits measures other losses at the checkpoint, after a resume and in a new run."""
+    state = trained(shards, tmp_path / "1").state_at(48, 6).model_dump(by_alias=True)
+    resumed = Mixer(shards, live(), ledger=tmp_path / "1", round_draws=16, step_draws=8, wait_s=0.0)
+    with pytest.warns(UserWarning, match="left behind"):
+        resumed.load_state_dict(state)
+    other = {skill: LOSSES[skill] / 6 + 1e-6 for skill in shards.skills}
+    for mixer in (resumed, goes_on(shards, tmp_path / "1", tmp_path / "2", draw=48, step=6)):
+        mixer.report(6, {skill: LOSSES[skill] / 6 for skill in shards.skills})
+        with pytest.raises(ObservationError, match="for step 6, draw 48: .* Report again after the next steps"):
+            mixer.report(6, other)
+        mixer.batch(48, 16)
+        mixer.report(8, other)
+
+
 def test_an_unchanged_run_goes_on_with_the_same_samples_of_each_skill(shards: ShardSet, tmp_path: Path) -> None:
     """The rounds differ, because the carry begins at 0. The order within a skill does not."""
     old = trained(shards, tmp_path / "1", steps=16, policy=proportional())
@@ -193,7 +210,7 @@ def test_a_draw_that_no_round_has_decided_is_refused(shards: ShardSet, tmp_path:
     trained(shards, tmp_path / "1")
     with pytest.raises(
         LedgerError,
-        match=r"the new run would begin at draw 9,000, and .* has been decided up to draw 64: no model has seen",
+        match=r"the new run would begin at draw 9,000 \(step 8\), and .* has been decided up to draw 64: no model has seen",
     ):
         goes_on(shards, tmp_path / "1", tmp_path / "2", draw=9000)
 
