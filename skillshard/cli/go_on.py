@@ -42,7 +42,7 @@ def go_on(
             "--old-tokens",
             metavar="TOKENS",
             help="Tokens of RUN, if its draws are blocks, or if its blocks were packed by best-fit and --state lies inside a round.",
-            show_default="the tokens at the place that a run of blocks has noted",
+            show_default="the tokens at the place that the run has noted",
         ),
     ] = None,
     shards: Annotated[

@@ -56,6 +56,36 @@ def place_before(ledger: DirectoryLedger) -> str | None:
     return None if note is None else os.path.normpath(os.path.join(ledger.root, str(json.loads(note)["place"])))
 
 
+def begins_after(ledger: Ledger, run: RunRecord, earlier: str, draw: int) -> bool:
+    """Return whether a run begins where an earlier run of its chain was left: the runs between have given no draw.
+
+    Args:
+        ledger: Ledger of the run.
+        run: Record of the run.
+        earlier: Checksum of the run.json of the earlier run.
+        draw: Draw at which the earlier run was left. For the run directly before, any draw fits.
+
+    Raises:
+        LedgerError: The record of a run between is damaged.
+    """
+    if run.continues is None:
+        return False
+    if run.continues.run == earlier:
+        return True
+    place = place_before(ledger) if run.first_draw == draw and isinstance(ledger, DirectoryLedger) else None
+    if place is None:
+        return False
+    before = DirectoryLedger(place)
+    record = read_record(before, RUN, RunRecord)
+    # Runs between that have given a draw begin at an earlier draw, and end the search.
+    return (
+        record is not None
+        and record.checksum == run.continues.run
+        and record.first_draw == draw
+        and begins_after(before, record, earlier, draw)
+    )
+
+
 def earlier_runs(ledger: DirectoryLedger) -> list[EarlierRun]:
     """List the runs that a run continues, the oldest first. The list begins with a run whose ledger is not at the noted place, if any.
 

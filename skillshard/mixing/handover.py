@@ -78,7 +78,7 @@ def hand_over(
         records: Records of the generation that counts. None: the newest generation.
         saved: Place of the saved state that gave the draw. None: the draw was given as a number.
         tokens: Tokens of the run, if its draws are blocks, or for a saved state inside a round that was packed by best-fit. None: the tokens at the
-            place that a run of blocks has noted.
+            place that the run has noted.
 
     Raises:
         LedgerError: The ledger holds no run, a record is damaged, the run has not decided the draw or a skipped stretch, or a stretch begins
@@ -89,7 +89,7 @@ def hand_over(
     records = open_records(ledger) if records is None else records
     run = records.run
     newest = _last_round_begun(records, draw, step)
-    tokens = known_tokens(ledger, run) if tokens is None else tokens
+    tokens = known_tokens(ledger, needed_tokens(run, saved)) if tokens is None else tokens
     left = _left_by(records, draw, newest, skip, saved, tokens)
     observations, num_unread = _last_observations(records, draw, newest)
     state = None if run.continues is None else run.continues.policy_state
@@ -116,6 +116,13 @@ def hand_over(
         restart=sorted(restart),
     )
     return _extended(handover, left, last, run, tokens)
+
+
+def needed_tokens(run: RunRecord, saved: SavedPlace | None) -> str | None:
+    """Return the digest of the tokens that say which samples the model has seen at a saved state. None: the draws are samples."""
+    if run.blocks is not None:
+        return run.blocks.tokens
+    return None if saved is None or saved.consumed is None else saved.consumed.unit.tokens
 
 
 class _Left(NamedTuple):

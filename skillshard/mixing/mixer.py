@@ -32,10 +32,10 @@ from skillshard.mixing.arguments import (
 )
 from skillshard.mixing.batch import NO_FIELDS, Batch, MixedSample
 from skillshard.mixing.beginning import continued_by, with_skips
-from skillshard.mixing.chain import note_before
+from skillshard.mixing.chain import begins_after, note_before
 from skillshard.mixing.counts import drawn_at
 from skillshard.mixing.fields import check_fields, rows_of
-from skillshard.mixing.handover import hand_over, put_handover
+from skillshard.mixing.handover import hand_over, needed_tokens, put_handover
 from skillshard.mixing.ledger import HANDOVER, Ledger, opened_ledger, read_record
 from skillshard.mixing.matched_skills import content_of, matched
 from skillshard.mixing.members import MEMBERS_AHEAD, check_members
@@ -340,7 +340,7 @@ class Mixer:
                 epochs. The record of the new run lists the stretches.
             round_draws: As for `Mixer`. None: the value of the other run. The same holds for `seed`, `lag`, `repeat`, `unit` and `loss`.
             old_tokens: Tokens of the other run, if its draws are blocks (unit="blocks"), or for a state inside a round that was packed by best-fit.
-                None: `tokens`, or for blocks of other tokens the tokens at the place that the other run has noted.
+                None: `tokens`, or for a run with other tokens the tokens at the place that the other run has noted.
             block_tokens: As for `Mixer`, for unit="blocks". None: the value of the other run, and also its separator.
             separator: As for `Mixer`, for unit="blocks", together with `block_tokens`.
             step_draws: As for `Mixer`, and so are all further arguments.
@@ -373,7 +373,7 @@ class Mixer:
             restart=restart,
             skip=skip,
             saved=saved,
-            tokens=_old_tokens(run, tokens, old_tokens),
+            tokens=_old_tokens(needed_tokens(run, saved), tokens, old_tokens),
         )
         if isinstance(shards, ShardSet):  # the constructor refuses anything else
             # A refusal must come before the ledger has the handover. A call with a mended `restart` would be refused otherwise.
@@ -889,7 +889,7 @@ class Mixer:
         """
         saved = read_state(state)
         before = self.run.continues
-        if before is not None and saved.run == before.run:
+        if before is not None and self.begins_after(saved):
             self._refuse_other_place(saved, before)
             self._resume(before.draw, saved.step if before.step is None else before.step, generation, anew=True)
             return
@@ -902,6 +902,10 @@ class Mixer:
         self._rounds.look(saved.draw, generation)
         self._check_past(saved)
         self._resume(saved.draw, saved.step, generation)
+
+    def begins_after(self, saved: MixerState) -> bool:
+        """Return whether a saved state is of the run before, or of an earlier run if the runs between have given no draw."""
+        return begins_after(self.ledger, self.run, saved.run, saved.draw)
 
     def restart(self, *, generation: int | None = None) -> None:
         """Begin the run again from its first draw, for a run that ended before its first checkpoint.
@@ -987,8 +991,8 @@ def _check_stretch(first: object, num: object) -> None:
         )
 
 
-def _old_tokens(run: RunRecord, tokens: TokenSet | None, old_tokens: TokenSet | None) -> TokenSet | None:
+def _old_tokens(needed: str | None, tokens: TokenSet | None, old_tokens: TokenSet | None) -> TokenSet | None:
     """Return the tokens of the run that is continued, or None if only the noted place of the tokens may lead to them."""
     if old_tokens is not None or tokens is None:
         return old_tokens
-    return tokens if run.blocks is None or tokens.digest == run.blocks.tokens else None
+    return tokens if tokens.digest == needed else None

@@ -1,7 +1,7 @@
 """The notes on the places of the shards and the tokens of a run, for commands that look at the run later.
 
     RUN/beside/shards.json     the place of the shards
-    RUN/beside/tokens.json     the place of the tokens, if the draws are blocks
+    RUN/beside/tokens.json     the place of the tokens, if the draws are blocks, or if blocks were packed by best-fit
 
 The notes are no records: nothing in the stream depends on a place, and the files may move.
 """
@@ -74,23 +74,23 @@ def noted_tokens(ledger: Ledger) -> TokenSet:
         ) from error
 
 
-def known_tokens(ledger: Ledger, run: RunRecord) -> TokenSet | None:
-    """Open the tokens of a run of blocks at the noted place of the run, if the tokens were not moved.
+def known_tokens(ledger: Ledger, digest: str | None) -> TokenSet | None:
+    """Open the tokens that a run has read at the noted place of the run, if the tokens were not moved.
 
     Args:
         ledger: Ledger of the run.
-        run: Record of the run.
+        digest: Digest of the tokens. None: no tokens are needed.
 
     Returns:
-        The tokens. None: the draws are no blocks, or the tokens of the run are not at the noted place.
+        The tokens. None: no tokens are needed, or the tokens are not at the noted place.
     """
-    if run.blocks is None:
+    if digest is None or ledger.get(TOKENS_NOTE) is None:
         return None
     try:
         tokens = noted_tokens(ledger)
     except LedgerError:  # the caller says which tokens to give
         return None
-    return tokens if tokens.digest == run.blocks.tokens else None
+    return tokens if tokens.digest == digest else None
 
 
 def _noted(ledger: Ledger, name: str) -> str | None:

@@ -30,6 +30,7 @@ from skillshard.loss import LossKind, MeasuredOn
 from skillshard.mixing.block_reader import BlockReader, ReadBlocks
 from skillshard.mixing.metrics import MOST_SKILLS
 from skillshard.mixing.mixer import Mixer
+from skillshard.mixing.noted_places import TOKENS_NOTE, note_place
 from skillshard.mixing.packed_batch import PackedBatch, Segments
 from skillshard.mixing.packed_begin import PackedBegin
 from skillshard.mixing.packed_rounds import PackedRounds
@@ -155,6 +156,8 @@ class PackedTokens:
         self._tokens = [tokens.train[skill] for skill in mixer.skills]
         if packing != "skill":
             _refuse_empty(self._tokens, tokens, separator)
+        if packing == "best-fit":  # a run that continues this run inside a round reads these tokens
+            note_place(mixer.ledger, TOKENS_NOTE, tokens.root)
         self._begin = PackedBegin(mixer)
         self._packing = self._make_packing(tokens.digest)
         self._rounds = PackedRounds(mixer, self._packing, self._begin, self.block_tokens)
@@ -421,7 +424,7 @@ class PackedTokens:
                 f"this is no state of packed tokens (schemas/packed-5.json): {first_fault(error)}."
             ) from error
         before = self.mixer.run.continues
-        if before is not None and saved.mixer.run == before.run:
+        if before is not None and self.mixer.begins_after(saved.mixer):
             self._continue_from(saved, before, generation)
             return
         present = {

@@ -238,8 +238,10 @@ def test_what_cannot_work_is_refused_in_a_sentence(uneven: Counted, tmp_path: Pa
     stream = best(uneven, tmp_path / "c")
     again = {"shards": uneven.shards, "policy": stratified()}
     state = stream.state_at(3).model_dump(by_alias=True)
-    with pytest.raises(TokensError, match=r"this state lies inside round 0, .*Give `old_tokens`, .* such as draw 60"):
-        Mixer.continue_from(tmp_path / "c", state=state, ledger=tmp_path / "d", **again)
+    (tmp_path / "c" / "beside" / "tokens.json").unlink()
+    for tokens in ({}, {"tokens": uneven.special}):
+        with pytest.raises(TokensError, match=r"state lies inside round 0, .*Give `old_tokens`, .* such as draw 60"):
+            Mixer.continue_from(tmp_path / "c", state=state, ledger=tmp_path / "d", **again, **tokens)
     with pytest.raises(TokensError, match=r"and .* holds the tokens .*: give the tokens of the run that is continued"):
         Mixer.continue_from(tmp_path / "c", state=state, ledger=tmp_path / "d", old_tokens=uneven.special, **again)
     changed = state | {"round_blocks": 2}

@@ -230,8 +230,14 @@ def test_the_tokens_of_a_best_fit_run_give_the_seen_samples_on_the_command_line(
     state = old.state_dict(step=3)
     (tmp_path / "packed.json").write_text(json.dumps(state))
     command = ("continue", tmp_path / "old", "--state", tmp_path / "packed.json", "--out", tmp_path / "new")
-    assert "Give --old-tokens, the tokens of the packed stream" in fails(*command)
-    works(*command, "--old-tokens", uneven[1].root)
+    by_option = works(*command[:-1], tmp_path / "by-option", "--old-tokens", uneven[1].root)
+    note = tmp_path / "old" / "beside" / "tokens.json"
+    noted, other = note.read_bytes(), str(uneven[2].root)
+    for moved in (None, json.dumps({"place": other}), json.dumps({"place": f"{other}-moved"})):
+        note.unlink() if moved is None else note.write_text(moved)
+        assert "Give --old-tokens, the tokens of the packed stream" in fails(*command)
+    note.write_bytes(noted)
+    assert works(*command) == by_option.replace("/by-option", "/new")
     mixer = Mixer(uneven[0], stratified(), ledger=tmp_path / "new", round_draws=30)
     first = {sample for draw in seen[seen >= 0].tolist() for sample in old.mixer.ids(draw, 1)}
     assert mixer.first_draw == len(first) and not first & set(mixer.ids(mixer.first_draw, 60))

@@ -67,7 +67,7 @@ def test_other_losses_at_the_place_of_the_checkpoint_are_refused_with_what_helps
     other = {skill: LOSSES[skill] / 6 + 1e-6 for skill in shards.skills}
     for mixer in (resumed, goes_on(shards, tmp_path / "1", tmp_path / "2", draw=48, step=6)):
         mixer.report(6, {skill: LOSSES[skill] / 6 for skill in shards.skills})
-        with pytest.raises(ObservationError, match="for step 6, draw 48: .* Report again after the next steps"):
+        with pytest.raises(ObservationError, match=r"for step 6, draw 48: .* Report again after the next steps"):
             mixer.report(6, other)
         mixer.batch(48, 16)
         mixer.report(8, other)
@@ -201,6 +201,28 @@ def test_the_old_ledger_is_not_needed_any_more_and_nothing_is_written_there(shar
     assert {path: path.read_bytes() for path in (tmp_path / "1").rglob("*.json")} == before
     (tmp_path / "1").rename(tmp_path / "away")
     assert Mixer(shards, live(), ledger=tmp_path / "2", round_draws=16).draw == 64
+
+
+def test_a_checkpoint_begins_a_run_after_runs_without_a_draw(shards: ShardSet, tmp_path: Path) -> None:
+    state = trained(shards, tmp_path / "1").state_at(48, 6).model_dump(by_alias=True)
+    mixer = goes_on(shards, tmp_path / "1", tmp_path / "2", state=state, policy=proportional())
+    mixer.load_state_dict(state)  # and no draw
+    mixer = goes_on(shards, tmp_path / "2", tmp_path / "3", state=state, policy=proportional())
+    mixer = goes_on(shards, tmp_path / "3", tmp_path / "4", draw=48, step=6, policy=proportional())
+    mixer.load_state_dict(state)
+    assert (mixer.draw, mixer.state_dict(step=7)["draw"]) == (48, 56)
+    mixer.batch(48, 16)
+    # Run 4 has given draws.
+    after = goes_on(shards, tmp_path / "4", tmp_path / "5", draw=56, step=7, policy=proportional())
+    other_place = state | {"draw": 56, "step": 7}
+    for wrong in (state, other_place):
+        with pytest.raises(LedgerError, match="this state is of run"):
+            after.load_state_dict(wrong)
+    with pytest.raises(LedgerError, match="give the ledger of the state"):
+        goes_on(shards, tmp_path / "5", tmp_path / "6", state=state)
+    (tmp_path / "2").rename(tmp_path / "away")
+    with pytest.raises(LedgerError, match="this state is of run"):
+        Mixer(shards, proportional(), ledger=tmp_path / "4", round_draws=16).load_state_dict(state)
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------------
