@@ -34,7 +34,7 @@ _USUAL_SHARE = (
 )
 _WITH_IDS: frozenset[Format] = frozenset(("tar", "text", "wet"))
 """Formats whose readers give each row an id of its own under the field "id"."""
-_ID_NAMES = ("id", "uuid", "guid", "key", "ref")
+_ID_NAMES = ("id", "uuid", "guid", "key", "ref", "qid", "pid", "uid", "sid", "docid", "rowid")
 _TEXT_NAMES = ("text", "content", "contents", "body", "raw_content", "document", "article", "passage", "code", "story")
 _PROMPT_NAMES = (
     "definition",
@@ -95,13 +95,17 @@ _SKILL_NAMES = (
         "source",
         "dataset",
     ),
+    *("subreddit", "section", "genre"),
     *("subset", "dump", "label", "class", "kind", "type", "language", "lang"),
 )
 _NEVER_SKILLS = (
     *("time", "timestamp", "date", "created", "added", "url", "version", "license", "year"),
+    *("author", "username", "user"),
     *("answer", "answers", "response", "gold", "target", "correct"),
 )
 _SPLIT_WORDS = re.compile(r"(train|training|test|testing|validation|valid|val|dev|eval|part|of|shard|data|[^a-z])+")
+_NUMBER = re.compile(r"\s*([-+]?[\d.,]+([eE][-+]?\d+)?)?\s*")
+"""A number as a table of strings shows it, or nothing."""
 _DIGITS = re.compile(r"\d+")
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 """Words of a name, also inside a name such as "answerKey"."""
@@ -506,9 +510,12 @@ def _guess_text(columns: Mapping[str, Sequence[Any]], num_rows: int, id_field: s
         return FieldMapping(id_field), "no row could be read"
     if len(prompts) > 1:
         return FieldMapping(id_field, text_field=prompts), f"{name_some(prompts)} are usual names of a prompt"
-    if not texts:
+    unnamed = [
+        path for path, values in texts.items() if not _is_id_name(path) and not all(map(_NUMBER.fullmatch, values))
+    ]
+    if not unnamed:
         return FieldMapping(id_field), "no field is a string in every row: name the field with --text-field"
-    wanted = [path for path in texts if _name_of(path) not in _NEVER_TEXTS] or list(texts)
+    wanted = [path for path in unnamed if _name_of(path) not in _NEVER_TEXTS] or unnamed
     longest = max(wanted, key=lambda path: sum(map(len, texts[path])))
     reason = "the longest strings" if longest in columns else "the first string of each array"
     if all(value.startswith(_PYTHON_BEGINNINGS) for value in texts[longest]):

@@ -528,7 +528,8 @@ class RowFields:
 
 
 def _no_object(record: Any) -> BadRecord:
-    return BadRecord("malformed-json", f"expected a JSON object, got {json_type(record)}")
+    names = ". An array has no names of fields: write each row as an object" if type(record) is list else ""
+    return BadRecord("malformed-json", f"expected a JSON object, got {json_type(record)}{names}")
 
 
 def _no_text(path: str, row: dict[str, Any], sample_id: str) -> BadRecord:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import unquote
 
+from skillshard.corpus.by_columns import table_by_columns
 from skillshard.corpus.formats import stem_of
 from skillshard.corpus.json_values import opened
 from skillshard.errors import did_you_mean, name_some
@@ -217,6 +218,8 @@ def unknown(path: str, value: Any) -> str:
     >>> unknown("meta.categry", {"id": 1, "meta": {"category": "law"}})
     " (did you mean 'meta.category'?); the row has id, meta.category"
     """
+    if (table := table_by_columns(value)) is not None:  # the names of the rows would fill a page
+        return f"; the row holds {table}"
     paths = _paths(value, "", path)
     return f"{did_you_mean(path, paths)}; the row has {name_some(paths, 12) or 'no other field'}"
 

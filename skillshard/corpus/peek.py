@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from skillshard import canonical, places
 from skillshard.corpus.bad_rows import DEFAULT_SHARE, proposed_share
+from skillshard.corpus.by_columns import table_by_columns
 from skillshard.corpus.contents import is_utf16, open_text
 from skillshard.corpus.corpus_list import is_corpus_file
 from skillshard.corpus.files import Corpus
@@ -38,7 +39,7 @@ from skillshard.corpus.partitions import Partition
 from skillshard.corpus.reader import read_partition
 from skillshard.corpus.sample import Rejection, Sample
 from skillshard.corpus.stretches import Stretch, stretches_of
-from skillshard.errors import CorpusError
+from skillshard.errors import CorpusError, name_some
 from skillshard.printable import printable
 
 MAX_FILES = 8
@@ -126,11 +127,12 @@ def peek(listed: Sequence[str], *, layout: FileLayout = DEFAULT_LAYOUT) -> PeekF
         layout: Known facts about the files. Unknown facts (`rows`, `text_files`) are proposed.
 
     Raises:
-        CorpusError: The files of the corpus cannot be listed.
+        CorpusError: The files of the corpus cannot be listed, or a file is a table by columns.
         StorageError: A file cannot be read.
     """
     corpus, layout = _opened(listed, layout)
     look = _look(corpus.files, corpus.reading())
+    _refuse_tables(look)
     # Only a file in the right encoding and with the right delimiter and quotes shows whether the first line is a header.
     for propose in (_proposed_encoding, _proposed_layout, _proposed_quote, _proposed_header):
         changed = propose(look, corpus, layout)
@@ -144,7 +146,7 @@ def peek(listed: Sequence[str], *, layout: FileLayout = DEFAULT_LAYOUT) -> PeekF
     return PeekFacts(
         schema="skillshard/peek/1",
         num_files=len(corpus.files),
-        num_bytes=sum(file.num_bytes for file in corpus.files),
+        num_bytes=_num_bytes(corpus),
         suffixes=dict(Counter(suffix_of(file.name) for file in corpus.files).most_common()),
         left_out=dict(corpus.left_out),
         read=[file.name for file in look.read],
@@ -179,7 +181,7 @@ def peek(listed: Sequence[str], *, layout: FileLayout = DEFAULT_LAYOUT) -> PeekF
 
 
 def _opened(listed: Sequence[str], layout: FileLayout) -> tuple[Corpus, FileLayout]:
-    """Open the corpus. A directory that holds text files alone is opened as texts."""
+    """Open the corpus. A directory that holds text files alone is opened as texts, unless larger files without a suffix are the data."""
     try:
         return Corpus.open(listed, layout=layout), layout
     except CorpusError:
@@ -189,7 +191,9 @@ def _opened(listed: Sequence[str], layout: FileLayout) -> tuple[Corpus, FileLayo
         try:
             corpus = Corpus.open(listed, layout=as_texts)
             if any(format_of(file.name) for file in corpus.files):
-                return corpus, as_texts
+                opened = _opened_bare(listed, layout)
+                is_description = opened is not None and 2 * _num_bytes(corpus) < _num_bytes(opened[0])
+                return opened if opened is not None and is_description else (corpus, as_texts)
         except CorpusError:
             pass  # the first error names the cause without the change of the layout
         if (opened := _opened_bare(listed, layout)) is not None:
@@ -198,16 +202,23 @@ def _opened(listed: Sequence[str], layout: FileLayout) -> tuple[Corpus, FileLayo
 
 
 def _opened_bare(listed: Sequence[str], layout: FileLayout) -> tuple[Corpus, FileLayout] | None:
-    """Open files without a suffix as lines of JSON or as texts, by the beginning of the first file. None: no such files exist."""
+    """Open files without a suffix as lines of JSON or as texts, by the beginning of the largest file. None: no such files exist."""
     as_texts = replace(layout, text_files="whole", bare_files="text")
     try:
         corpus = Corpus.open(listed, layout=as_texts)
-        if not _head(corpus.files[0]).lstrip().startswith(b"{"):
+        bare = [file for file in corpus.files if format_of(file.name) is None]
+        if not bare:
+            return None
+        if not _head(max(bare, key=lambda file: file.num_bytes)).lstrip().startswith(b"{"):
             return corpus, as_texts
         as_rows = replace(layout, bare_files="jsonl")
         return Corpus.open(listed, layout=as_rows), as_rows
     except CorpusError:
         return None
+
+
+def _num_bytes(corpus: Corpus) -> int:
+    return sum(file.num_bytes for file in corpus.files)
 
 
 def chosen_files(files: Sequence[CorpusFile]) -> list[CorpusFile]:
@@ -251,6 +262,13 @@ def _look(files: Sequence[CorpusFile], reading: CorpusReading) -> _Look:
         if num_rows < FILE_ROWS:
             look.whole.add(file.name)
     return look
+
+
+def _refuse_tables(look: _Look) -> None:
+    """Raise CorpusError if a JSON file is a single object that holds a table by columns, because no proposal could read its rows."""
+    for row in look.rows:
+        if base_suffix(row.file) == ".json" and (table := table_by_columns(row.values)) is not None:
+            raise CorpusError(f"{printable(row.file)} holds {table}.")
 
 
 def _proposed_encoding(look: _Look, corpus: Corpus, layout: FileLayout) -> FileLayout:
@@ -353,9 +371,14 @@ def _remark(look: _Look, corpus: Corpus, layout: FileLayout) -> str:
     has_lines = any(str(row.values.get("text", "")).count("\n") >= _MANY_LINES for row in look.rows)
     if layout.text_files == "whole" and len(corpus.files) <= MAX_FILES and has_lines:
         return "; each file is one sample, and --text-files lines makes each line a sample"
-    by_file = [[row for row in look.rows if row.file == file.name] for file in look.read]
-    if corpus.mappings is None and has_no_text(look.rows) and not any(map(has_no_text, by_file)):
+    if corpus.mappings is not None or not has_no_text(look.rows):
+        return ""
+    by_file = {file.name: [row for row in look.rows if row.file == file.name] for file in look.read}
+    with_text = [name for name, rows in by_file.items() if rows and not has_no_text(rows)]
+    if len(with_text) == len(by_file):
         return "; or the files have different fields, and a corpus file (.yaml) names the fields of each file"
+    if with_text:
+        return f"; the files have different fields, so give a file with a text in place of the directory: {name_some(with_text, 3, are_paths=True)}"
     return ""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from skillshard.corpus.bad_record import BadRecord, Reason
+from skillshard.corpus.by_columns import table_by_columns
 from skillshard.corpus.formats import format_of
 from skillshard.corpus.members import Members
 from skillshard.corpus.paths import MISSING, in_meta, of_file, single, unknown
@@ -162,7 +163,9 @@ def id_of(value: Any, path: str, row: Any) -> str:
     if value == "":
         raise BadRecord("missing-field", f"the id in {path!r} is empty", field=path)
     raise BadRecord(
-        "wrong-type", f"the id in {path!r} must be a string or an integer, got {json_type(value)}", field=path
+        "wrong-type",
+        f"the id in {path!r} must be a string or an integer, got {json_type(value)}{_of_table(path, value, row)}",
+        field=path,
     )
 
 
@@ -178,8 +181,15 @@ def text_of(value: Any, path: str, sample_id: str, row: Any) -> str:
     if value is MISSING:
         raise BadRecord("missing-field", f"no field {path!r} for the text{unknown(path, row)}", sample_id, path)
     if not isinstance(value, str):
-        raise BadRecord("wrong-type", f"the text in {path!r} must be a string, got {json_type(value)}", sample_id, path)
+        detail = f"the text in {path!r} must be a string, got {json_type(value)}{_of_table(path, value, row)}"
+        raise BadRecord("wrong-type", detail, sample_id, path)
     raise BadRecord("empty-text", f"the text in {path!r} is empty or only white space", sample_id, path)
+
+
+def _of_table(path: str, value: Any, row: Any) -> str:
+    """Return the words about a value that is the column of a table. The row may lack the value."""
+    table = table_by_columns({**row, path: value})
+    return "" if table is None else f"; the row holds {table}"
 
 
 def rest_of(record: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Each left-out file is counted under its kind. Reasons to leave a file out:
 
 - The name is hidden or begins with "_". Spark, Hive and Arrow use "_" for files that are not data (`_temporary/`, `_SUCCESS`,
-  `_delta_log/`).
+  `_delta_log/`). A file of text or code may begin with "_", such as `__init__.py`, where text files are read.
 - A list beside the file does not name the file (`state.json` of a saved Hugging Face dataset, the log of a Delta table).
 - The file belongs to an artefact of this project (tags, shards or ledgers inside the corpus directory).
 - The suffix is not a format of a corpus.
@@ -61,9 +61,12 @@ def select(
         CorpusError: The selection would be a guess, or a file cannot be read.
     """
     left_out: Counter[str] = Counter()
+    with_text = with_text or layout.text_files != "named"
     visible = []
     for entry in entries:
-        if (label := _set_apart(entry.name, named)) is None:
+        # "_" marks files of tools beside tables, and is usual in the names of source code, such as __init__.py.
+        is_text = with_text and format_of(entry.name) == "text"
+        if (label := _set_apart(entry.name, named, is_text=is_text)) is None:
             visible.append(entry)
         else:
             left_out[label] += 1
@@ -73,7 +76,6 @@ def select(
     artefacts = _artefacts(entries, base)
     listed = _saved_datasets(visible, base) | _delta_tables(entries, base)
     described = {entry.name.rpartition("/")[0] for entry in visible if entry.name.endswith("dataset_info.json")}
-    with_text = with_text or layout.text_files != "named"
     files, compressed = [], []
     for entry in visible:
         label = _artefact_of(entry.name, artefacts) or _bookkeeping(entry.name) or _unlisted(entry, listed)
@@ -112,11 +114,12 @@ def _shown(base: str, name: str) -> str:
     return shown_place(places.join(base, name) if name else base)
 
 
-def _set_apart(name: str, named: str) -> str | None:
-    """Return the kind of a name that is hidden or begins with "_" at any depth, or None."""
+def _set_apart(name: str, named: str, *, is_text: bool = False) -> str | None:
+    """Return the kind of a name that is hidden or begins with "_" at any depth, or None. The last part of a text file may begin with "_"."""
     parts = name.split("/")
-    for part in parts:
-        if part[0] in "._" and part[0] not in named:
+    for number, part in enumerate(parts, start=1):
+        is_usual = part[0] == "_" and is_text and number == len(parts)
+        if part[0] in "._" and part[0] not in named and not is_usual:
             if part is not parts[-1]:
                 return f"{printable(part)}/"
             suffix = suffix_of(part)

@@ -42,6 +42,7 @@ _DESCRIPTIONS = (
     "dataset_card",
 )
 # A damaged header can make tarfile raise more than its own errors. An OSError comes from the disk or the network, and is raised.
+_ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z")
 _DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, IndexError)
 
 
@@ -351,12 +352,23 @@ def _record(group: _Group, passed_over: PassedOver, fields: RowFields) -> Any:
         if record.get(text_field, decoded) != decoded:
             passed_over.members[f"field {text_field!r} of a JSON member beside another text"] += 1
         record[text_field] = decoded
+    paths = () if fields.mapping.template is None else fields.mapping.template.paths
+    if not record and not (paths and all(map(is_of_file, paths))):
+        raise BadRecord("missing-field", _without_text(group), _id_of(group.key), fields.text_member)
     id_field = fields.mapping.id_field
     if id_field is not None and not is_of_file(id_field) and follow(record, id_field) is MISSING:
         if _id_of(group.key) is None:
             raise BadRecord("invalid-utf8", f"the name of its members, {key}, is not valid UTF-8")
         record[id_field] = group.key
     return record
+
+
+def _without_text(group: _Group) -> str:
+    """Return the sentence about a sample without a text member and without a JSON member."""
+    names = name_some(f"{printable(group.key)}{ext}" for ext in group.members)
+    archives = [ext for ext in group.members if ext.endswith(_ARCHIVES)]
+    remedy = ". An archive inside a tar is not read: unpack it" if archives else ""
+    return f"no member .txt or .json for the text; the members of the sample are {names or 'none'}{remedy}"
 
 
 def _json(group: _Group, passed_over: PassedOver) -> Any:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from skillshard.corpus.formats import SUFFIXES
-from skillshard.corpus.peek import FILE_BYTES, FILE_ROWS, PeekFacts
+from skillshard.corpus.peek import FILE_BYTES, FILE_ROWS, PeekFacts, PeekProblem
 from skillshard.corpus.sample import unit_of
 from skillshard.corpus.selection import describe_left_out
 from skillshard.errors import name_some
@@ -59,8 +59,15 @@ def _show_problems(facts: PeekFacts, translated: Callable[[str], str]) -> None:
     print_line("")
     first = f"the first {len(facts.problems):,}: " if len(facts.problems) < facts.num_problems else ""
     print_line(f"bad rows: {facts.num_problems:,} ({first}{counts})")
-    for problem in facts.problems[:_SHOWN_PROBLEMS]:
-        where = problem.file if problem.line is None else f"{problem.file} {unit_of(problem.file)} {problem.line}"
-        print_line(f"  {where}: {translated(problem.detail)}")
-    if facts.num_problems > _SHOWN_PROBLEMS:
-        print_line(f"  and {facts.num_problems - _SHOWN_PROBLEMS:,} other bad rows")
+    # A field that often lacks would otherwise fill the page with one sentence.
+    alike: dict[tuple[str, str], list[PeekProblem]] = {}
+    for problem in facts.problems:
+        alike.setdefault((problem.file, problem.detail), []).append(problem)
+    shown = list(alike.values())[:_SHOWN_PROBLEMS]
+    for first_problem, *others in shown:
+        name, line = first_problem.file, first_problem.line
+        where = name if line is None else f"{name} {unit_of(name)} {line}"
+        more = f" (and {counted(len(others), 'other row')} of the file)" if others else ""
+        print_line(f"  {where}: {translated(first_problem.detail)}{more}")
+    if num_others := facts.num_problems - sum(map(len, shown)):
+        print_line(f"  and {counted(num_others, 'other bad row')}")

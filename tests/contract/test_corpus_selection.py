@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from skillshard import artefact
-from skillshard.corpus import Corpus, read_partition
+from skillshard.corpus import Corpus, FileLayout, read_partition
 from skillshard.errors import CorpusError
 from skillshard.tags import Tags
 from tests.commands import fails, skillshard, works
@@ -97,6 +97,14 @@ def test_files_that_other_tools_keep_beside_their_data_are_not_read(name: str, k
     put(tmp_path, "good.jsonl", name)
     corpus = Corpus.open(tmp_path)
     assert ([file.name for file in corpus.files], corpus.left_out) == (["good.jsonl"], {kind: 1})
+
+
+def test_source_code_may_begin_with_an_underscore(tmp_path: Path) -> None:
+    put(tmp_path, "core/__init__.py", "_guide.md", "_build/a.py", "._core.py", "_part.jsonl", "a.jsonl")
+    corpus = Corpus.open(tmp_path, layout=FileLayout(text_files="whole"))
+    assert [file.name for file in corpus.files] == ["_guide.md", "a.jsonl", "core/__init__.py"]
+    assert corpus.left_out == {".*.py": 1, "_*.jsonl": 1, "_build/": 1}
+    assert [file.name for file in Corpus.open(tmp_path).files] == ["a.jsonl"]
 
 
 def test_a_glob_that_names_hidden_or_underscored_files_reads_them(tmp_path: Path) -> None:

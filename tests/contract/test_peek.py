@@ -114,6 +114,16 @@ def write_without_suffix(folder: Path) -> None:
 def write_compressed_without_suffix(folder: Path) -> None:
     rows = [{"id": number, "body": "x", "subreddit": ("law", "garden")[number % 2]} for number in range(10)]
     (folder / "RC_2019-01.xz").write_bytes(lzma.compress(lines(rows)))
+    # The description beside the data is smaller than the data.
+    (folder / "README.md").write_text("# Reddit")
+
+
+def write_json_in_a_column(folder: Path) -> None:
+    rows = [
+        {"uid": number, "payload": json.dumps({"body": f"x {number}", "topic": ("law", "garden")[number % 2]})}
+        for number in range(10)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "0.parquet")
 
 
 def write_messages_without_suffix(folder: Path) -> None:
@@ -183,6 +193,7 @@ def write_some_binary(folder: Path) -> None:
         (write_without_suffix, "jsonl", 10),
         (write_compressed_without_suffix, "jsonl", 10),
         (write_messages_without_suffix, "--bare-files", 10),
+        (write_json_in_a_column, "payload.body", 10),
         (write_rows_by_id, "*", 8),
         (write_without_header, "column_1,column_2,column_3,column_4", 2 * NUM_ROWS),
         (write_nested_questions, "data.paragraphs.qas", 24),
@@ -210,6 +221,24 @@ def test_rows_that_cannot_be_read_are_never_set_aside_as_a_whole(tmp_path: Path)
     assert "text: text (no row could be read)" in shown and "--encoding, such as cp1252" in shown
     assert "--on-bad-sample" not in printed_command(tmp_path)
     assert "field   type" not in shown  # no table without fields
+
+
+def test_a_file_with_the_texts_is_named_where_other_files_have_none(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("qid,question_text,target\n" + "".join(f"{n},Why {n}?,0\n" for n in range(9)))
+    (tmp_path / "sample_submission.csv").write_text("qid,target\n" + "".join(f"{n},0\n" for n in range(9)))
+    shown = works("peek", tmp_path)
+    assert "the files have different fields, so give a file with a text in place of the directory: train.csv" in shown
+    assert "qid" not in printed_command(tmp_path)
+
+
+def test_one_fault_of_many_rows_takes_one_line(tmp_path: Path) -> None:
+    rows = [{"id": n, "text": None if n % 2 else "x"} for n in range(60)] + [{"id": 60, "text": 5}]
+    (tmp_path / "a.jsonl").write_bytes(lines(rows))
+    faults = [line for line in works("peek", tmp_path).splitlines() if line.startswith("  a.jsonl line")]
+    assert faults == [
+        "  a.jsonl line 2: the text in 'text' must be a string, got null (and 29 other rows of the file)",
+        "  a.jsonl line 61: the text in 'text' must be a string, got a number (5)",
+    ]
 
 
 def test_files_with_different_fields_are_told_and_no_row_is_proposed_to_be_set_aside(tmp_path: Path) -> None:

@@ -65,7 +65,11 @@ def zstd(data: bytes) -> bytes:
             "malformed-json",
             f"not valid JSON (unexpected end of data: column 32). Mend the line, or {SET_ASIDE}",
         ),
-        (b"[1, 2]", "malformed-json", f"expected a JSON object, got an array. Mend the line, or {SET_ASIDE}"),
+        (
+            b"[1, 2]",
+            "malformed-json",
+            f"expected a JSON object, got an array. An array has no names of fields: write each row as an object. Mend the line, or {SET_ASIDE}",
+        ),
         (b"null", "malformed-json", f"expected a JSON object, got null. Mend the line, or {SET_ASIDE}"),
         (
             b'{"id": "b", "text": "x", "n": NaN}',
@@ -498,7 +502,11 @@ def test_two_columns_of_one_name_are_refused_where_they_are_asked_for(tmp_path: 
             "in its JSON member, the key 'n' stands twice in one object",
         ),
         ([("0.txt", b"\xff")], "its text member is not valid UTF-8 (byte 0xff at 0)"),
-        ([("0.jpg", b"x")], "no field 'text' for the text"),
+        ([("0.jpg", b"x")], "no member .txt or .json for the text; the members of the sample are 0.jpg"),
+        (
+            [("0.tar", b"x"), ("0.cls", b"x")],
+            "no member .txt or .json for the text; the members of the sample are 0.tar, 0.cls. An archive inside a tar is not read: unpack it",
+        ),
         ([("0.json", b"[]"), ("0.txt", b"x")], "expected a JSON object, got an array"),
         ([("0.txt", b"x" * 2_000_000)], "member 0.txt is too large to be read"),
     ],

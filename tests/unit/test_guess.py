@@ -1,12 +1,15 @@
 """The guesses of `skillshard peek` are pure functions of the first rows and the names of the files."""
 
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from skillshard.corpus.by_columns import table_by_columns
 from skillshard.corpus.guess import Row, fields_of, guess, options_of, shell_line
 from skillshard.corpus.mapping import FieldMapping
+from tests.commands import fails
 
 
 def rows(*values: dict[str, Any], file: str = "a.jsonl") -> list[Row]:
@@ -164,7 +167,7 @@ def test_a_text_of_a_usual_name_may_lack_in_some_rows() -> None:
     mostly = rows(*({"hash": f"{number:064d}", **({"content": "x = 1"} if number else {})} for number in range(20)))
     assert guess(mostly, ["a.parquet"]).fields.text_field == ("content",)
     seldom = rows(*({"hash": f"{number:064d}", **({"content": "x = 1"} if number % 2 else {})} for number in range(20)))
-    assert guess(seldom, ["a.parquet"]).fields.text_field == ("hash",)
+    assert guess(seldom, ["a.parquet"]).fields.text_field != ("content",)
 
 
 def test_the_reason_of_an_id_says_that_values_stand_twice() -> None:
@@ -219,3 +222,33 @@ def test_fields_show_types_values_and_an_example_without_control_characters() ->
 def test_a_line_for_the_shell_has_no_control_characters() -> None:
     line = shell_line(["--field", "it's\x1b[31m\\", "a b", "\u202eleft"])
     assert line == "--field $'it\\'s\\x1b[31m\\\\' 'a b' $'\\u202eleft'"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"text": {"0": "a b c", "1": "d e f"}, "label": {"0": "x", "1": "y"}},
+        {"columns": ["text", "label"], "index": [0, 1], "data": [["a b c", "x"], ["d e f", "y"]]},
+        {"text": ["a b c", "d e f"], "label": ["x", "y"]},
+    ],
+)
+def test_a_table_by_columns_is_refused_with_the_right_way_to_write_rows(table: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(orjson.dumps(table))
+    remedy = "to_json(path, orient='records', lines=True)"
+    assert remedy in fails("peek", tmp_path / "a.json")
+    for options in ((), ("--id-from-row",), ("--id-field", "label", "--text-field", "review")):
+        sentence = fails("tag", "metadata", tmp_path / "a.json", *options, "--field", "label", "--out", tmp_path / "T")
+        assert remedy in sentence and len(sentence) < 600
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"input_ids": [1, 2], "labels": [1, 2]},
+        {"tokens": ["a", "b"], "tags": ["x", "y"]},
+        {"text": "a b c", "scores": {"0": 1}},
+        {"data": [{"text": "a b c"}]},
+    ],
+)
+def test_a_row_with_arrays_or_objects_is_no_table(row: Any) -> None:
+    assert table_by_columns(row) is None
