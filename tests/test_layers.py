@@ -39,7 +39,7 @@ LAYERS = [
     {"export", "export_files", "export_manifest", "export_rows", "fitting", "megatron"},
     {"endless_rows", "evaluation", "index_order", "refusals", "sent_batches", "stream_rows", "testing"},
     {"batch_losses", "grain", "loader_items", "ranks", "torch"},
-    {"hf", "lightning", "webdataset"},
+    {"causal_lm", "hf", "lightning", "webdataset"},
     {"verification"},
     {"report"},
     {"comparison", "demo", "pipeline"},

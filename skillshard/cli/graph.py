@@ -208,7 +208,7 @@ def show_graph_file(
 
     if json:
         Verb.given.refuse(["pictures"], "has no JSON form: leave out --json, or run the verb once for each")
-        from skillshard.report.facts import graph_facts
+        from skillshard.report.graph_facts import graph_facts
 
         write_json(graph_facts(graph))
         return

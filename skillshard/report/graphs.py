@@ -13,8 +13,8 @@ from skillshard.graph.derive import rule_in
 from skillshard.graph.skill_graph import GraphFile, read_graph
 from skillshard.graph.statistics import Gain, Statistics, is_same, is_uncertain
 from skillshard.printable import counted
-from skillshard.report.facts import conclusion_of, gains_in, statistics_of
 from skillshard.report.figures import draw_heat_map, draw_nodes, refuse_file
+from skillshard.report.graph_facts import conclusion_of, gains_in, statistics_of
 from skillshard.report.text import has_room, print_line, print_table
 
 TABLE_SKILLS = 12

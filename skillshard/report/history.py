@@ -25,7 +25,9 @@ from skillshard.mixing.noted_places import shards_of_run
 from skillshard.mixing.records import Records, open_records
 from skillshard.mixing.round_records import ObservationRecord, RoundRecord, SteeredRoundRecord
 from skillshard.mixing.run_changes import changes_between
-from skillshard.report.facts import GraphFacts, RunFacts, ShardsFacts, graph_facts, run_facts, run_skips, shards_facts
+from skillshard.report.facts import ShardsFacts, shards_facts
+from skillshard.report.graph_facts import GraphFacts, graph_facts
+from skillshard.report.run_facts import RunFacts, run_facts, run_skips
 
 POINTS = 400
 """Number of rounds, and of reports, that a report of one run lists: more points than a chart has pixels would not show."""

@@ -16,7 +16,8 @@ import numpy as np
 import orjson
 
 from skillshard.printable import counted, printable, shortened, size_in_words
-from skillshard.report.facts import GraphFacts, ShardsSkill
+from skillshard.report.facts import ShardsSkill
+from skillshard.report.graph_facts import GraphFacts
 from skillshard.report.history import Event, LossCourse, ReportFacts, RunHistory, SkillCourse
 
 WIDTH, HEIGHT, LEFT, TOP = 640, 230, 58, 12

@@ -23,16 +23,8 @@ from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import open_records
 from skillshard.mixing.weights_file import WeightsFile
 from skillshard.printable import counted, printable, shortened, size_in_words
-from skillshard.report.facts import (
-    ExportFacts,
-    RunFacts,
-    RunSkip,
-    ShardsMember,
-    export_facts,
-    run_facts,
-    shards_facts,
-    tokens_facts,
-)
+from skillshard.report.facts import ExportFacts, ShardsMember, export_facts, shards_facts, tokens_facts
+from skillshard.report.run_facts import RunFacts, RunSkip, run_facts
 from skillshard.shards import manifest as shards_manifest
 from skillshard.shards import token_manifest
 from skillshard.shards.manifest import SPLIT_BY_ID, AnyManifest, Manifest1, ManifestSkill2

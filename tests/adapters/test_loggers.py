@@ -9,7 +9,7 @@ from skillshard.errors import PolicyError, RoundError
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import stratified
-from skillshard.report.facts import run_facts
+from skillshard.report.run_facts import run_facts
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet
 from tests.adapters.trainers import live_mixer, losses_at

@@ -13,7 +13,7 @@ from skillshard.errors import GraphError
 from skillshard.graph.derive import own_gains, rule_in
 from skillshard.graph.skill_graph import GraphFile, SkillGraph, read_graph, write_graph
 from skillshard.loss import LossKind
-from skillshard.report.facts import statistics_of
+from skillshard.report.graph_facts import statistics_of
 from tests.commands import skillshard
 
 LEARNED: dict[str, Any] = {

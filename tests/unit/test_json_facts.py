@@ -13,7 +13,8 @@ import pytest
 
 import skillshard as ss
 from skillshard.mixing.ledger import DirectoryLedger
-from skillshard.report.facts import facts_at, run_facts, shards_facts
+from skillshard.report.facts import facts_at, shards_facts
+from skillshard.report.run_facts import run_facts
 from skillshard.report.text import BARS
 from skillshard.shards.files import RemoteFiles
 from tests.commands import fails, finish, skillshard, start, works

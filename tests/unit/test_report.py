@@ -20,9 +20,9 @@ from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.records import open_records
 from skillshard.mixing.steer import steer
 from skillshard.printable import shortened
-from skillshard.report.facts import run_facts
 from skillshard.report.history import POINTS, Event, ReportFacts, RunHistory, report_facts
 from skillshard.report.page import COLUMNS, page_of
+from skillshard.report.run_facts import run_facts
 from skillshard.shards.read import ShardSet
 from tests.commands import fails, skillshard, works
 from tests.conftest import REPOSITORY, samples, tag_and_shard, write_corpus

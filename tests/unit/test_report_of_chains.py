@@ -14,9 +14,9 @@ from skillshard.mixing.difference import difference
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.recorded_chain import open_recorded_chain
 from skillshard.mixing.records import open_records
-from skillshard.report.facts import run_facts
 from skillshard.report.history import report_facts
 from skillshard.report.page import page_of
+from skillshard.report.run_facts import run_facts
 from skillshard.shards.read import ShardSet
 from skillshard.shards.write import append_shards
 from skillshard.taggers import tag_corpus

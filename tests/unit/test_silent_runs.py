@@ -16,9 +16,9 @@ from skillshard.mixing.ledger_faults import verify_ledger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.run_records import Lag
 from skillshard.policies import Policy
-from skillshard.report.facts import run_facts
 from skillshard.report.history import report_facts
 from skillshard.report.page import page_of
+from skillshard.report.run_facts import run_facts
 from skillshard.shards.read import ShardSet
 from tests.commands import fails, works
 

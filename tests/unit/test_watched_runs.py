@@ -19,7 +19,7 @@ from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.records import open_records
 from skillshard.policies import Policy
-from skillshard.report.facts import RunFacts, run_facts
+from skillshard.report.run_facts import RunFacts, run_facts
 from skillshard.report.text import sparkline
 from skillshard.shards.read import ShardSet
 from tests.commands import fails, finish, skillshard, start, works
