@@ -27,7 +27,7 @@ IGNORE = NOT_LEARNED
 
 
 class LossKind(BaseModel):
-    """The way to measure losses. A graph, a run and its observations record the kind, and only losses of the same kind are compared.
+    """The way to measure losses. A graph, a run and its observations record the kind, so that only losses of one kind are compared.
 
     Attributes:
         reduction: "per_sample": the mean over samples of each sample's nats per predicted token, as in the authors' code.
