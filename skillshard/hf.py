@@ -60,7 +60,6 @@ from skillshard.stream_rows import StreamRows, dataset_of_rows, rows_of_dataset
 from skillshard.torch import (
     dataset_of,
     endless,
-    one_index,
     process_rank,
     refuse_walk,
     restart,
@@ -119,7 +118,7 @@ class WholeStream(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: SupportsIndex) -> Any:
         """Read one sample or block to look at. The position of the loader does not matter, and the stream does not move."""
-        return self._whole.at(one_index(index, "WholeStream"))[0]
+        return self._whole.look(index, processes=world_size(), rank=process_rank(), name="WholeStream")
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
         return self._whole.read(indices, processes=world_size(), rank=process_rank(), name="WholeStream")

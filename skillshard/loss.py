@@ -255,7 +255,8 @@ def answer_tokens(offsets: Int[np.ndarray, "token 2"], spans: Sequence[Span]) ->
 
     Args:
         offsets: Characters of the text at which each token starts and ends. Both are 0 for special tokens, which stand for no character.
-        spans: Answers (`answer_spans`). Special tokens are marked if the first answer starts with the text.
+        spans: Answers (`answer_spans`). Special tokens before the text are marked if the first answer starts with the text. Special tokens
+            behind the text, such as the end of a text, are marked if the last answer ends with the text: a model learns to end its answer.
 
     Example:
         >>> offsets = np.array([[0, 0], [0, 3], [3, 5], [5, 8]])
@@ -263,6 +264,8 @@ def answer_tokens(offsets: Int[np.ndarray, "token 2"], spans: Sequence[Span]) ->
         ([False, False, True, True], [True, True, True, True])
         >>> answer_tokens(offsets, [(0, 2), (6, 8)]).tolist()
         [True, True, False, True]
+        >>> answer_tokens(np.array([[0, 0], [0, 3], [3, 5], [0, 0]]), [(3, 5)]).tolist()
+        [False, False, True, True]
     """
     bounds = np.array(spans, np.int64).reshape(-1, 2)
     ends = np.asarray(offsets)[:, 1]
@@ -272,7 +275,10 @@ def answer_tokens(offsets: Int[np.ndarray, "token 2"], spans: Sequence[Span]) ->
         bounds[:, 1], starts, side="right"
     )  # the first answer that ends behind the token's start
     begins = np.append(bounds[:, 0], np.iinfo(np.int64).max)[following]
-    return (begins < ends) | ((ends == 0) & (bounds[0, 0] == 0))
+    special, numbers = ends == 0, np.arange(len(ends))
+    after_text = special & (numbers > np.flatnonzero(~special)[-1:].sum()) & ~special.all()
+    ends_with_text = bounds[-1, 1] >= ends.max(initial=0)
+    return (begins < ends) | np.where(after_text, ends_with_text, special & (bounds[0, 0] == 0))
 
 
 def predicted_tokens(offsets: Int[np.ndarray, "token 2"], spans: Sequence[Span]) -> Bool[np.ndarray, " token"]:

@@ -19,12 +19,14 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
+from types import FrameType
 from typing import Any, NoReturn, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch.utils.data import Dataset, Sampler, SequentialSampler, get_worker_info
+from torch.utils.data._utils.fetch import _MapDatasetFetcher
 
 from skillshard.errors import LedgerError, LengthError, PolicyError
 from skillshard.index_order import Fault, Reader, RequestedBatch, next_request
@@ -65,6 +67,7 @@ __all__ = [
     "collate_blocks",
     "dataset_of",
     "endless",
+    "frame_of",
     "one_index",
     "process_rank",
     "refuse_walk",
@@ -74,8 +77,9 @@ __all__ = [
 ]
 ENDLESS = 1 << 62
 """Number of indices after which a sequential sampler of an endless stream stops: above any training, within 64 bits."""
-FRAMES_SEARCHED = 6
-"""Number of calling functions that are searched for the sampler that asks for a length. Wrappers of type checkers may lie between."""
+FRAMES_SEARCHED = 10
+"""Number of calling functions that are searched for the sampler that asks for a length, or for the loader that fetches a batch. Wrappers of type
+checkers and datasets of the user may lie between."""
 T = TypeVar("T")
 
 
@@ -102,6 +106,7 @@ class StreamShare(Dataset[T], ABC):
         self.rank, self.world_size = rank_and_size(rank, world_size)
         self._loaded: tuple[int, int] | None = None
         self._last: RequestedBatch | None = None
+        self._requested: Sequence[int] | int | None = None
         self._last_place = (0, 0)
         # Position, generation and loop of the latest first batch. The memory is shared, because every loop over the loader starts
         # workers with fresh copies of this dataset, and a copy has to see that an earlier loop read the same stretch.
@@ -138,8 +143,12 @@ class StreamShare(Dataset[T], ABC):
         refuse_walk(type(self).__name__, self._words.variable)
 
     def __getitem__(self, index: SupportsIndex) -> T:
-        """Read one sample or block to look at. The position of the loader does not matter, and the stream does not move."""
-        return self.at(one_index(index, type(self).__name__))[0]
+        """Read one sample or block to look at. The position of the loader does not matter, and the stream does not move.
+
+        Raises:
+            PolicyError: A loader reads the sample through another dataset around this dataset, in an order that would lose or repeat samples.
+        """
+        return self.look(index)
 
     # PyTorch's fetcher calls `__getitems__`, if a dataset has the method, with the indices of a whole batch.
     def __getitems__(self, indices: Sequence[int]) -> Sequence[T]:
@@ -161,9 +170,27 @@ class StreamShare(Dataset[T], ABC):
             RoundError, LedgerError: The stream cannot start, as `Mixer.check_start` describes.
         """
         positions = np.asarray(indices, np.int64)
+        self._check_request(positions, processes, rank, name or type(self).__name__)
+        return self.at(positions)
+
+    def look(self, index: SupportsIndex, *, processes: int = 1, rank: int | None = None, name: str | None = None) -> T:
+        """Read one sample or block, as `__getitem__` does. The arguments and the errors are those of `read`."""
+        position = one_index(index, name or type(self).__name__)
+        requested = requested_batch()
+        # A dataset around this dataset may read one sample several times. The batch is checked once, at its first index.
+        if requested is not None and requested is not self._requested:
+            indices = np.atleast_1d(np.asarray(requested, np.int64))
+            if indices[0] == position[0]:
+                self._requested = requested
+                self._check_request(indices, processes, rank, name or type(self).__name__)
+        return self.at(position)[0]
+
+    def _check_request(
+        self, positions: Int[np.ndarray, " position"], processes: int, rank: int | None, name: str
+    ) -> None:
         if not len(positions):
             raise PolicyError(
-                f"a loader asks {name or type(self).__name__} for a batch without indices: give the DataLoader no batch_sampler."
+                f"a loader asks {name} for a batch without indices: give the DataLoader no batch_sampler."
             )
         if get_worker_info() is not None:
             # The threads of the package tokenizers do not survive a fork. With TOKENIZERS_PARALLELISM=true, a forked worker would
@@ -173,8 +200,7 @@ class StreamShare(Dataset[T], ABC):
         if get_worker_info() is None and (self._last is None or self._place() != self._last_place):
             self.stream.check_start(rank=self.rank if rank is None else rank)
         place = Reader(processes=processes, rank=rank or 0) if processes > 1 else Reader()
-        self._check_order(positions, place, name or type(self).__name__)
-        return self.at(positions)
+        self._check_order(positions, place, name)
 
     def at(self, indices: Int[np.ndarray, " position"]) -> Sequence[T]:
         """Read samples or blocks in any order.
@@ -317,26 +343,42 @@ def endless(name: str, *, losses_decide: bool = False) -> int:
     """Return `ENDLESS` as the length of a stream whose length is not known, to a sequential sampler alone.
 
     `DataLoader(dataset)` makes a `SequentialSampler`, whose iterator is `range(len(dataset))`. Any other caller would use the same
-    length for a schedule, a progress bar or a random index. Only the caller tells the two cases apart, so this function, and no
-    other function, looks at the calling functions.
+    length for a schedule, a progress bar or a random index. Only the caller tells the two cases apart, so this function and
+    `requested_batch` look at the calling functions.
 
     Raises:
         LengthError: The caller is not a sequential sampler.
     """
-    # The code object is compared and not a name, so that another function called `__iter__` does not pass.
-    frame = sys._getframe(1)
-    for _ in range(FRAMES_SEARCHED):
-        if frame.f_code is SequentialSampler.__iter__.__code__:
-            return ENDLESS
-        if frame.f_back is None:
-            break
-        frame = frame.f_back
+    if frame_of(SequentialSampler.__iter__) is not None:
+        return ENDLESS
     why = "the losses decide where its stream ends" if losses_decide else "its stream is endless"
     raise LengthError(
         f"{name} has no length, since {why}: count optimizer steps instead, with Trainer(max_steps=...), a scheduler's "
         "total_steps=... or a loop that stops at a step. Leave shuffle and sampler away, and do not join or split the dataset; Lightning's "
         "Trainer and Fabric.setup_dataloaders take use_distributed_sampler=False, and Ray Train's prepare_data_loader add_dist_sampler=False."
     )
+
+
+def requested_batch() -> Sequence[int] | int | None:
+    """Return the indices of the batch that a loader is fetching, or the index if the loader makes no batches. None: no loader is near.
+
+    A dataset of the user around a stream's dataset asks for single samples, and the indices of the batch show the order of the loader.
+    """
+    frame = frame_of(_MapDatasetFetcher.fetch)
+    return None if frame is None else frame.f_locals["possibly_batched_index"]
+
+
+def frame_of(function: Callable[..., Any]) -> FrameType | None:
+    """Return the frame of a function among the nearest calling functions. None: the function is not among them."""
+    # The code object is compared and not a name, so that another function of this name does not pass.
+    frame = sys._getframe(1)
+    for _ in range(FRAMES_SEARCHED):
+        if frame.f_code is function.__code__:
+            return frame
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+    return None
 
 
 def refuse_walk(name: str, owner: str) -> NoReturn:

@@ -22,12 +22,13 @@ import numpy as np
 import webdataset
 from jaxtyping import Int
 from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data._utils.fetch import _IterableDatasetFetcher
 from webdataset import filters
 
 from skillshard.errors import LengthError, PolicyError
 from skillshard.mixing.mixer import Mixer
 from skillshard.refusals import refuse_waiting
-from skillshard.torch import StreamShare
+from skillshard.torch import StreamShare, frame_of
 
 _NAME = "MixedSamples"
 _SHUFFLE = filters.shuffle.f
@@ -127,6 +128,8 @@ class MixedSamples(webdataset.DataPipeline, webdataset.FluidInterface):  # type:
         ahead = 1 + (num_batched - 1) * at_once if num_batched else 0
         source.most = at_once + ahead
         for number, output in enumerate(super(MixedSamples, counted).__iter__()):
+            if number == 0:
+                self._check_fetch(samples_per_output)
             if number * samples_per_output >= source.num_read:
                 raise PolicyError(source.other_number("makes several outputs of a sample"))
             source.most = ((number + 1) * samples_per_output // at_once + 1) * at_once + ahead
@@ -155,6 +158,21 @@ class MixedSamples(webdataset.DataPipeline, webdataset.FluidInterface):  # type:
             f"{_NAME}.{method}() keeps an endless stream and gives its first samples again: leave the cache out. The shards are on the disk already, and "
             "ShardSet.open(..., cache=) keeps remote shards."
         )
+
+    def _check_fetch(self, samples_per_output: int) -> None:
+        """Refuse a loader whose workers do not fetch whole batches. The number of outputs of a fetch is known to the calling function alone."""
+        worker, fetch = get_worker_info(), frame_of(_IterableDatasetFetcher.fetch)
+        # A dataset of the user around this pipeline may collect the outputs to batches of its own.
+        if worker is None or worker.num_workers == 1 or fetch is None or fetch.f_locals["self"].dataset is not self:
+            return
+        asked = fetch.f_locals["possibly_batched_index"]
+        num = (1 if asked is None else len(asked)) * samples_per_output
+        if num != self.batch_size:
+            raise PolicyError(
+                f"the loader takes {num:,} samples of a worker in turn, and each of the {worker.num_workers} workers reads whole batches of "
+                f"{_NAME}(batch_size={self.batch_size}): the samples would come in another order than the draws, and a resume would lose samples. Make the "
+                f"batches in the pipeline, {_NAME}(...).batched({self.batch_size}), and give WebLoader(batch_size=None), or give both the same batch_size."
+            )
 
     def _check_size(self, batchsize: int) -> None:
         if batchsize != self.batch_size:

@@ -42,6 +42,8 @@ DEFAULT_MAX_SAMPLE_BYTES = 16 << 20
 _OF_TOKENS = ("token_ids", "token_labels", "token_mask", "attention_mask")
 """Arguments of a field mapping with the paths of token ids, their labels and their masks."""
 _ARGUMENT = re.compile(r"`([a-z]\w*)(?:=([^`]*))?`")
+_WAYS = ("text_field", "text", "messages", "token_ids")
+"""Arguments that make the text of a sample. A mapping has one of them."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class FieldMapping:
     """Fields of token ids. None for texts."""
 
     def __post_init__(self) -> None:
-        ways = [name for name in ("text_field", "text", "messages", "token_ids") if getattr(self, name) is not None]
+        ways = [name for name in _WAYS if getattr(self, name) is not None]
         if len(ways) > 1:
             raise CorpusError(f"`{ways[0]}` and `{ways[1]}` both make the text of a sample: give one of the two.")
         set_field = object.__setattr__  # the dataclass is frozen
@@ -156,6 +158,12 @@ class FieldMapping:
                     f"{name_some(dict.fromkeys(template.paths))}. Name one of the fields with `answer`, or add the field to the text."
                 )
         return template
+
+    @property
+    def text_argument(self) -> str:
+        """Name of the argument that names the text: one of "text_field", "text", "messages" and "token_ids"."""
+        (way,) = [name for name in _WAYS if getattr(self, name) is not None]
+        return way
 
     @property
     def marks_answers(self) -> bool:
@@ -273,7 +281,7 @@ class CorpusReading:
 
     def sentence_of(self, rejection: Rejection) -> str:
         """Return the error for a bad row. The remedy for a corpus of a corpus file names the keys of the corpus file."""
-        sentence = rejection.sentence()
+        sentence = rejection.sentence(self.mappings[self.prefix_of(rejection.file)].text_argument)
         if "" in self.mappings or (changed := in_keys(sentence)) == sentence:
             return sentence
         prefix = self.prefix_of(rejection.file)

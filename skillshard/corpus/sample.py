@@ -17,9 +17,10 @@ from skillshard.corpus.members import Members
 from skillshard.corpus.paths import MISSING, in_meta, of_file, single, unknown
 
 _SET_ASIDE = "set such samples aside with `on_bad_sample='set-aside'`"
+# The argument that names the text has a place in the remedies: {text}.
 _REMEDIES: dict[Reason, str] = {
-    "missing-field": f"Mend the row, name another field with `fields`, `id_field` or `text_field`, or {_SET_ASIDE}.",
-    "wrong-type": f"Mend the row, name another field with `fields`, `id_field` or `text_field`, or {_SET_ASIDE}.",
+    "missing-field": f"Mend the row, name another field with `fields`, `id_field` or `{{text}}`, or {_SET_ASIDE}.",
+    "wrong-type": f"Mend the row, name another field with `fields`, `id_field` or `{{text}}`, or {_SET_ASIDE}.",
     "too-large": f"Split the sample, raise `max_sample_bytes`, or {_SET_ASIDE}.",
     "truncated": "Fetch or write the file again, or set the rest of it aside with `on_bad_sample='set-aside'`.",
     "unsupported": "Or set the rest of the file aside with `on_bad_sample='set-aside'`.",
@@ -85,15 +86,19 @@ class Rejection:
         """Return plain values for a line of rejected/."""
         return asdict(self)
 
-    def sentence(self) -> str:
+    def sentence(self, text_argument: str = "text_field") -> str:
         """Return the error for this row: the place, the fault and the remedy.
+
+        Args:
+            text_argument: Argument of the field mapping that names the text, such as "messages" for conversations.
 
         >>> print(Rejection(file="a.jsonl", line=17, reason="malformed-json", detail="not valid JSON").sentence())
         a.jsonl line 17: not valid JSON. Mend the line, or set such samples aside with `on_bad_sample='set-aside'`.
         """
         unit = unit_of(self.file)
         where = self.file if self.line is None else f"{self.file} {unit} {self.line}"
-        return f"{where}: {self.detail}. {_REMEDIES.get(self.reason, f'Mend the {unit}, or {_SET_ASIDE}.')}"
+        remedy = _REMEDIES.get(self.reason, f"Mend the {unit}, or {_SET_ASIDE}.").replace("{text}", text_argument)
+        return f"{where}: {self.detail}. {remedy}"
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from skillshard import storage
 
 SIZES = ("tiny", "small")
 """Names of new proxies. Every other value is the directory of a pretrained model."""
-TRAINING_VERSION = 3
+TRAINING_VERSION = 4
 """Version of the training procedure. Increase it whenever a change alters the losses, so that records from older versions are not
-reused. Version 2: the learning rate of a short trial reaches `lr`. Version 3: batches are drawn by `skillshard.keyed_random`."""
+reused. Version 2: the learning rate of a short trial reaches `lr`. Version 3: batches are drawn by `skillshard.keyed_random`.
+Version 4: a special token behind an answer that ends a text is predicted."""
 
 
 def model_identity(proxy: str) -> str | dict[str, str]:

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch.utils.data import DataLoader
 
 from skillshard.corpus import ANSWER_SPANS, Corpus, FieldMapping
 from skillshard.errors import ObservationError
 from skillshard.evaluation import losses_per_skill
-from skillshard.hf import WholeStream, causal_lm_blocks, causal_lm_collator
+from skillshard.hf import WholeStream, causal_lm_blocks, causal_lm_collator, causal_lm_loss
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.packing import PackedTokens
 from skillshard.policies import stratified
@@ -21,7 +22,7 @@ from skillshard.shards.tokens import write_tokens
 from skillshard.shards.write import write_shards
 from skillshard.taggers import metadata, tag_corpus
 from skillshard.torch import Blocks, MixedDataset
-from tests.adapters.hf_trainer import byte_tokenizer
+from tests.adapters.hf_trainer import byte_tokenizer, tiny
 from tests.conftest import HERE, tag_and_shard, write_corpus
 
 MARK = "Output: "
@@ -116,6 +117,28 @@ def mixer(shards: ShardSet, ledger: Path) -> Mixer:
 
 def answers(texts: list[str]) -> list[str]:
     return [text[text.index(MARK) + len(MARK) :] for text in texts]
+
+
+@pytest.mark.parametrize("how", [{"answer_after": MARK}, {"prompt_field": "prompt_chars"}], ids=["mark", "field"])
+def test_the_end_token_of_a_tokenizer_is_learned_behind_the_answer(
+    masked: tuple[ShardSet, TokenSet], tmp_path: Path, how: dict[str, str]
+) -> None:
+    """The tokenizer itself begins and ends each text. Blocks, batches of texts and losses predict the end."""
+    shards, tokenizer = masked[0], byte_tokenizer()
+    ended = TemplateProcessing(single="<pad> $A <pad>", special_tokens=[("<pad>", 0)])
+    tokenizer.backend_tokenizer.post_processor = ended
+    tokens = write_tokens(shards, tokenizer, tmp_path / "T", special_tokens=True, backend=HERE, **how)
+    packed = PackedTokens(mixer(shards, tmp_path / "blocks"), tokens, block_tokens=80, separator=None, packing="one")
+    expected = [f"{answer}<pad>" for answer in answers(packed.mixer.batch(0, 8).text)]
+    assert [tokenizer.decode(row[row != -100]) for row in packed.batch(0, 8).labels] == expected
+    collate = causal_lm_collator(tokenizer, max_tokens=80, **how)
+    batch = next(iter(DataLoader(MixedDataset(mixer(shards, tmp_path / "texts")), batch_size=8, collate_fn=collate)))
+    assert [tokenizer.decode(row[row != -100]) for row in batch["labels"]] == expected
+    nats_and_tokens = causal_lm_loss(tiny(), tokenizer, max_tokens=64)
+    losses = losses_per_skill(nats_and_tokens, shards.holdout, max_samples=1, batch_size=1, **how)
+    for skill, loss in losses.items():
+        (answer,) = answers([next(iter(shards.holdout[skill])).text])
+        assert loss.num_tokens == len(answer.encode()) + 1
 
 
 @pytest.mark.parametrize("how", [{"answer_after": MARK}, {"prompt_field": "prompt_chars"}], ids=["mark", "field"])

@@ -21,6 +21,7 @@ from torch.utils.data import (
     BatchSampler,
     ConcatDataset,
     DataLoader,
+    Dataset,
     DistributedSampler,
     RandomSampler,
     SequentialSampler,
@@ -34,6 +35,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import has_length
 
 from skillshard.errors import LedgerError, LengthError, PolicyError, RoundError
+from skillshard.hf import WholeStream
 from skillshard.mixing.mixer import Mixer
 from skillshard.policies import stratified
 from skillshard.shards.read import ShardSet
@@ -243,6 +245,40 @@ def test_an_order_that_would_lose_samples_is_refused_at_the_first_batch(
         with pytest.raises(PolicyError, match=sentence):
             list(DataLoader(sampled, batch_sampler=sampler))
         dataset = MixedDataset(measured_mixer(shards, tmp_path, step_draws=BATCH))
+
+
+class Around(Dataset[Any]):
+    """A user's dataset around the dataset of a stream, with a length of its own. Each item reads its sample twice."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, number: int) -> str:
+        return f"{self.dataset[number]['skill']}: {self.dataset[number]['text']}"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("batch_size", [None, BATCH])
+@pytest.mark.parametrize("make", [MixedDataset, WholeStream])
+def test_a_dataset_around_the_stream_is_read_in_order_and_its_shuffle_and_second_epoch_are_refused(
+    shards: ShardSet, tmp_path: Path, workers: int, batch_size: int | None, make: Any
+) -> None:
+    def loader(name: str, **arguments: Any) -> DataLoader[Any]:
+        mixer = Mixer(shards, stratified(), ledger=tmp_path / name, round_draws=40)
+        return DataLoader(Around(make(mixer)), batch_size=batch_size, num_workers=workers, **arguments)
+
+    expected = Mixer(shards, stratified(), ledger=tmp_path / "expected", round_draws=40).batch(0, 40)
+    in_order = loader("in-order")
+    read = [text for batch in in_order for text in ([batch] if batch_size is None else batch)]
+    assert read == [f"{skill}: {text}" for skill, text in zip(expected.skill, expected.text, strict=True)]
+    with pytest.raises(PolicyError, match="was read through this dataset already, and would begin again"):
+        list(in_order)
+    shuffled = loader("shuffled", shuffle=True, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(PolicyError, match=r"not one after the other|first, and the stream begins at index 0"):
+        list(shuffled)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

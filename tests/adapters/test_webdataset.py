@@ -180,6 +180,47 @@ def test_an_order_or_a_size_that_would_lose_samples_is_refused(shards: ShardSet,
         MixedSamples(live_mixer(shards, tmp_path / "strict", step_draws=BATCH, lag=0), batch_size=BATCH)
 
 
+def drawn(sample: dict[str, Any]) -> int:
+    return int(sample["draw"])
+
+
+def unchanged(batch: Any) -> Any:
+    return batch
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("stages", "batch_size"),
+    [
+        (lambda samples: samples, BATCH // 2),
+        (lambda samples: samples, BATCH),
+        (lambda samples: samples, 2 * BATCH),
+        (lambda samples: samples, None),
+        (lambda samples: samples.listed(BATCH), None),
+        (lambda samples: samples.listed(BATCH), 1),
+        (lambda samples: samples.listed(BATCH), 2),
+        (lambda samples: samples.listed(BATCH).unlisted(), BATCH // 2),
+        (lambda samples: samples.listed(BATCH).unlisted(), BATCH),
+    ],
+)
+def test_a_loader_with_any_batch_size_reads_the_draws_in_order_or_is_refused(
+    shards: ShardSet, tmp_path: Path, workers: int, stages: Any, batch_size: int | None
+) -> None:
+    mixer = Mixer(shards, stratified(), ledger=tmp_path, round_draws=40)
+    samples = stages(MixedSamples(mixer, batch_size=BATCH).map(drawn))
+    loader = webdataset.WebLoader(samples, batch_size=batch_size, num_workers=workers, collate_fn=unchanged)
+    samples_per_output = np.size(next(iter(stages(MixedSamples(mixer, batch_size=BATCH).map(drawn)))))
+    is_whole = (batch_size or 1) * samples_per_output == BATCH
+    if workers < 2 or is_whole:
+        draws = np.concatenate([np.ravel(batch) for batch in itertools.islice(loader, 12)])
+        assert draws.tolist() == list(range(len(draws)))
+        return
+    with pytest.raises(
+        PolicyError, match=r"the loader takes \d+ samples of a worker in turn, and each of the \d workers"
+    ):
+        next(iter(loader))
+
+
 def without_draw_20(sample: dict[str, Any]) -> int | None:
     return None if sample["draw"] == 20 else int(sample["draw"])
 

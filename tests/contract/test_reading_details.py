@@ -175,3 +175,22 @@ def test_a_pipeline_with_a_corpus_file_reads_paths_from_the_directory_of_the_cor
     )
     works("run", tmp_path / "pipeline.yaml")
     assert (elsewhere / "work" / "shards" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--messages", "text"), "--messages"),
+        (("--messages", "turns"), "--messages"),
+        (("--text", "{title}"), "--text"),
+        (("--token-ids", "ids"), "--token-ids"),
+        (("--text-field", "title"), "--text-field"),
+    ],
+)
+def test_the_remedy_for_a_text_names_the_option_that_named_the_text(
+    tmp_path: Path, options: tuple[str, str], word: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_bytes(lines([{"id": "1", "text": "hello", "topic": "x"}]))
+    sentence = fails(*tag(tmp_path / "in", tmp_path / "T"), *options)
+    assert f"name another field with --field, --id-field or {word}, or set such samples aside" in sentence

@@ -40,6 +40,19 @@ def test_a_token_is_marked_if_it_has_a_character_of_an_answer(case: tuple[str, l
     assert answer_tokens(offsets, spans).tolist() == expected
 
 
+@given(texts_with_spans(), st.integers(1, 4), st.integers(0, 2), st.integers(0, 2))
+def test_the_end_of_a_text_belongs_to_the_answer_before_it_and_the_begin_to_the_answer_behind_it(
+    case: tuple[str, list[Span]], width: int, num_before: int, num_after: int
+) -> None:
+    text, spans = case
+    starts = np.arange(0, len(text), width)
+    offsets = np.stack([starts, np.minimum(starts + width, len(text))], 1)
+    special = np.zeros((2, 2), np.int64)
+    masked = answer_tokens(np.concatenate([special[:num_before], offsets, special[:num_after]]), spans).tolist()
+    before, after = [spans[0][0] == 0] * num_before, [spans[-1][1] == len(text)] * num_after
+    assert masked == [*before, *answer_tokens(offsets, spans).tolist(), *after]
+
+
 @given(texts_with_spans(), st.integers(2, 40))
 def test_a_proxy_of_bytes_predicts_the_answers_that_its_window_holds(case: tuple[str, list[Span]], window: int) -> None:
     text, spans = case
