@@ -183,7 +183,6 @@ def test_a_pipeline_with_a_corpus_file_reads_paths_from_the_directory_of_the_cor
         (("--messages", "text"), "--messages"),
         (("--messages", "turns"), "--messages"),
         (("--text", "{title}"), "--text"),
-        (("--token-ids", "ids"), "--token-ids"),
         (("--text-field", "title"), "--text-field"),
     ],
 )
