@@ -1,7 +1,7 @@
 """Measure the loss of every skill on its held-out samples, for a trainer's report to the mixer.
 
 Two arguments limit the cost. With `rank` and `world_size` the ranks share the batches. An `EvalBudget` in place of a number of samples limits
-the share of the time. The speed of the machine then decides how many samples are measured. The speed does not decide the stream: the stream
+the share of the time. The speed of the machine then decides how many samples and skills are measured. The speed does not decide the stream: the stream
 follows the recorded losses, and the ledger records the number of samples and the standard error of each loss.
 
 A measurement costs one forward pass over `max_samples` samples of each skill. Samples of similar length share a batch, whatever their
@@ -76,7 +76,8 @@ def losses_per_skill(
 
     Returns:
         The loss of each skill, in the order of `skills`, with the `kind` of the losses: give the same kind to `Mixer(loss=...)`.
-        A sample without a token to predict (a text of one token) has no loss, and `num_samples` does not count the sample.
+        A sample without a token to predict (a text of one token) has no loss, and `num_samples` does not count the sample. A skill
+        that an `EvalBudget` does not measure this time keeps its last loss, with `num_samples` 0 and an infinite standard error.
 
     Raises:
         ObservationError: A skill has no held-out samples or no tokens, a text has no answer, or a loss is not a finite number
@@ -95,8 +96,8 @@ def losses_per_skill(
             raise ObservationError(f"{name} is {value}: give at least 1.")
     own, num_ranks = _share(rank, world_size)
     wanted = tuple(holdout if skills is None else skills)
-    num = max_samples.begin(len(wanted), num_ranks) if isinstance(max_samples, EvalBudget) else max_samples
-    samples = [(skill, sample) for skill in wanted for sample in _first(holdout, skill, num)]
+    chosen, num = max_samples.begin(wanted, num_ranks) if isinstance(max_samples, EvalBudget) else (wanted, max_samples)
+    samples = [(skill, sample) for skill in chosen for sample in _first(holdout, skill, num)]
     if kind.masks:
         _refuse_one_argument(model_loss)
     rule = AnswerRule(kind)
@@ -117,11 +118,11 @@ def losses_per_skill(
     numbers, of_nats, of_tokens = gathered(np.concatenate(rows), world_size=num_ranks).T
     nats, tokens = np.empty(len(samples)), np.empty(len(samples))
     nats[numbers.astype(int)], tokens[numbers.astype(int)] = of_nats, of_tokens
-    if isinstance(max_samples, EvalBudget):
-        max_samples.end()
     # A batch may mix skills, so the losses are sorted back to the skills only now.
     owner = np.array([skill for skill, _ in samples])
-    losses = {skill: _loss(skill, nats[owner == skill], tokens[owner == skill], reduction) for skill in wanted}
+    losses = {skill: _loss(skill, nats[owner == skill], tokens[owner == skill], reduction) for skill in chosen}
+    if isinstance(max_samples, EvalBudget):
+        losses = max_samples.end(wanted, losses)
     return Losses(losses, kind=kind)
 
 
@@ -130,11 +131,14 @@ class EvalBudget:
 
     A budget belongs to one training: give the same object to every `losses_per_skill`. The budget measures the time of the last evaluation
     and of the training since. The first evaluation takes 8 samples of each skill, and every later evaluation takes as many samples as fit
-    into the share, from 2 to `max_samples`. Ranks that share an evaluation agree on the smallest number of any rank.
+    into the share, from 2 to `max_samples`. If 2 samples of each skill do not fit, the skills take turns: an evaluation measures the skills
+    that were measured longest ago, at least one of them, and every other skill keeps its last loss. Ranks that share an evaluation agree on the
+    smallest number of any rank.
 
     Args:
         max_eval_share: Largest share of the evaluations in the time of training and evaluations, above 0 and below 1.
         max_samples: Largest number of samples of each skill, at least 2.
+        rotate: Whether skills may take turns. False: every evaluation measures every skill, also beyond the share.
         clock: Function that returns the time in seconds.
 
     Warns:
@@ -146,13 +150,21 @@ class EvalBudget:
     Example:
         >>> seconds = iter([0.0, 1.0, 77.0, 80.0])
         >>> budget = EvalBudget(0.05, max_samples=256, clock=lambda: next(seconds))
-        >>> first = budget.begin(num_skills=4), budget.end()  # 32 samples take 1 s
-        >>> first[0], budget.begin(num_skills=4)  # after 76 s of training, 4 s are 5 % of the time
-        (8, 32)
+        >>> skills = ("add", "carry", "count", "negate")
+        >>> budget.begin(skills)[1]
+        8
+        >>> losses = budget.end(skills, dict.fromkeys(skills, Loss(1.0, 0.1, 8, 40)))  # 32 samples take 1 s
+        >>> budget.begin(skills)[1]  # after 76 s of training, 4 s are 5 % of the time
+        32
     """
 
     def __init__(
-        self, max_eval_share: float, *, max_samples: int, clock: Callable[[], float] = time.perf_counter
+        self,
+        max_eval_share: float,
+        *,
+        max_samples: int,
+        rotate: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if not 0 < max_eval_share < 1:
             raise ObservationError(
@@ -162,44 +174,84 @@ class EvalBudget:
             raise ObservationError(
                 f"max_samples is {max_samples}: give at least {LEAST_SAMPLES}, because one sample has no standard error."
             )
-        self.max_eval_share, self.max_samples = max_eval_share, max_samples
+        self.max_eval_share, self.max_samples, self.rotate = max_eval_share, max_samples, rotate
         self._clock = clock
         self._begun = 0.0
         self._ended: float | None = None
-        self._measured = 0
+        self._num_measured = 0
         self._seconds_per_sample = 0.0
         self._has_warned = False
+        # The last loss of each skill, in the order in which the skills were measured. The skill measured longest ago is the first.
+        self._last: dict[str, Loss] = {}
 
-    def begin(self, num_skills: int, num_ranks: int = 1) -> int:
-        """Begin an evaluation, and return the number of samples of each skill. All ranks of a shared evaluation call the method together."""
+    def begin(self, skills: Sequence[str], num_ranks: int = 1) -> tuple[tuple[str, ...], int]:
+        """Begin an evaluation, and return the skills to measure and the number of samples of each of them.
+
+        All ranks of a shared evaluation call the method together.
+        """
         self._begun = self._clock()
-        num = min(FIRST_SAMPLES, self.max_samples) if self._ended is None else self._affordable(num_skills)
-        num = int(gathered(np.array([[float(num)]]), world_size=num_ranks).min())
-        self._measured = num * num_skills
-        return num
-
-    def end(self) -> None:
-        """End the evaluation that `begin` has begun."""
-        self._ended = self._clock()
-        self._seconds_per_sample = (self._ended - self._begun) / max(1, self._measured)
-
-    def _affordable(self, num_skills: int) -> int:
-        assert self._ended is not None
-        training_s = self._begun - self._ended
-        seconds = training_s * self.max_eval_share / (1 - self.max_eval_share)
-        cost = self._seconds_per_sample * num_skills
+        affordable = math.inf if self._ended is None else self._affordable()
+        affordable = float(gathered(np.array([[affordable]]), world_size=num_ranks).min())
+        most = min(FIRST_SAMPLES, self.max_samples) if self._ended is None else self.max_samples
         # The sum of floats may lie a rounding error below a whole number.
-        num = self.max_samples if cost <= 0 else math.floor(min(self.max_samples, seconds / cost + 1e-9))
-        if num < LEAST_SAMPLES and not self._has_warned:
-            self._has_warned = True
-            share = LEAST_SAMPLES * cost / (LEAST_SAMPLES * cost + training_s) if training_s > 0 else 1.0
-            warnings.warn(
-                f"an evaluation of {LEAST_SAMPLES} samples of each of {num_skills} skills takes {share:.1%} of the time, more than "
-                f"max_eval_share={self.max_eval_share:g}: report less often, share the evaluation over the ranks (rank=, world_size=), or "
-                "take the losses from the training batches (Mixer(measured_on='training')).",
-                stacklevel=4,
-            )
-        return max(LEAST_SAMPLES, num)
+        num = math.floor(min(most, affordable / len(skills) + 1e-9))
+        chosen = tuple(skills)
+        if num < LEAST_SAMPLES:
+            num = LEAST_SAMPLES
+            if self.rotate:
+                chosen = self._longest_ago(skills, max(1, math.floor(affordable / LEAST_SAMPLES + 1e-9)))
+            self._warn(len(skills), len(chosen))
+        self._num_measured = num * len(chosen)
+        return chosen, num
+
+    def end(self, skills: Sequence[str], losses: Mapping[str, Loss]) -> dict[str, Loss]:
+        """End the evaluation that `begin` has begun. Return the loss of each skill: the measured loss, or else the last loss.
+
+        Args:
+            skills: Skills of the evaluation, as in `begin`.
+            losses: Losses of the measured skills.
+        """
+        for skill, loss in losses.items():
+            self._last.pop(skill, None)
+            self._last[skill] = loss
+        self._ended = self._clock()
+        self._seconds_per_sample = (self._ended - self._begun) / max(1, self._num_measured)
+        return {skill: losses[skill] if skill in losses else self._last[skill].kept() for skill in skills}
+
+    def _affordable(self) -> float:
+        """Return the number of samples that fit into the share, over all skills."""
+        seconds = self._training_s * self.max_eval_share / (1 - self.max_eval_share)
+        return seconds / self._seconds_per_sample if self._seconds_per_sample > 0 else math.inf
+
+    @property
+    def _training_s(self) -> float:
+        assert self._ended is not None
+        return self._begun - self._ended
+
+    def _longest_ago(self, skills: Sequence[str], num: int) -> tuple[str, ...]:
+        """Return the skills that were measured longest ago, and every skill that was never measured, in the order of the skills."""
+        turns = {skill: turn for turn, skill in enumerate(self._last)}
+        chosen = set(sorted(skills, key=lambda skill: turns.get(skill, -1))[:num])
+        return tuple(skill for skill in skills if skill in chosen or skill not in turns)
+
+    def _warn(self, num_skills: int, num_chosen: int) -> None:
+        if self._has_warned:
+            return
+        self._has_warned = True
+        cost, training_s = LEAST_SAMPLES * num_skills * self._seconds_per_sample, self._training_s
+        share = cost / (cost + training_s) if training_s > 0 else 1.0
+        turns = (
+            f"this evaluation measures {num_chosen} of the skills, the next evaluation measures the next skills, and the other skills keep their last "
+            "losses. To measure every skill each time, "
+            if self.rotate
+            else ""
+        )
+        warnings.warn(
+            f"an evaluation of {LEAST_SAMPLES} samples of each of {num_skills} skills takes {share:.1%} of the time, more than "
+            f"max_eval_share={self.max_eval_share:g}: {turns}report less often, share the evaluation over the ranks (rank=, world_size=), or "
+            "take the losses from the training batches (Mixer(measured_on='training')).",
+            stacklevel=4,
+        )
 
 
 def _share(rank: int | None, world_size: int | None) -> tuple[int, int]:

@@ -107,7 +107,7 @@ class Loss:
     Attributes:
         mean: Loss in nats per token, by the reduction of the `Losses` that the loss belongs to.
         standard_error: Standard error of the mean over samples of the skill, in nats per token. Infinite for a single sample.
-        num_samples: Number of measured samples.
+        num_samples: Number of measured samples. 0: the loss of an earlier report.
         num_tokens: Number of predicted tokens.
     """
 
@@ -118,6 +118,10 @@ class Loss:
 
     def __float__(self) -> float:
         return self.mean
+
+    def kept(self) -> "Loss":
+        """Return this loss as the loss of a later report that did not measure the skill: no sample, and an infinite standard error."""
+        return Loss(self.mean, math.inf, 0, 0)
 
 
 class Losses(dict[str, Loss]):

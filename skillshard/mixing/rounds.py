@@ -36,7 +36,7 @@ from skillshard.mixing.round_records import ObservationRecord, RoundRecord, Wait
 from skillshard.mixing.run_records import RunRecord
 from skillshard.mixing.steering import acting
 from skillshard.number_checks import is_whole
-from skillshard.policies.policy import Policy, check_losses, overflows
+from skillshard.policies.policy import Policy, Probing, check_losses, overflows
 from skillshard.printable import counted
 
 ON_BAD_LOSS = ("stop", "leave-out")
@@ -186,6 +186,8 @@ class Rounds:
             )
         if measured_on == "training":
             losses = self._with_losses_before(step, draw, losses)
+        elif isinstance(self.policy, Probing):
+            _refuse_kept(step, losses, self.policy.name)
         # All checks come before the put, because a put cannot be taken back.
         values, left_out = self._values(step, losses, self.eval_skills)
         self.records.refuse_superseded()
@@ -732,6 +734,16 @@ def _measurements(
         {name: loss.num_samples for name, loss in measured.items()},
         {name: error if math.isfinite(error) else None for name, error in errors.items()},
     )
+
+
+def _refuse_kept(step: int, losses: Mapping[str, Any], policy: str) -> None:
+    """Raise ObservationError for losses of earlier reports: a probe would read them as skills that learn nothing."""
+    kept = [name for name, loss in losses.items() if isinstance(loss, Loss) and loss.num_samples == 0]
+    if kept:
+        raise ObservationError(
+            f"losses at step {step}: {name_some(map(repr, kept))} keep the loss of an earlier evaluation, and policy {policy} compares the losses at the "
+            "two ends of a probe round: measure every skill each time, with EvalBudget(rotate=False) or a number of samples. Nothing was recorded."
+        )
 
 
 def _process_and_thread() -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from skillshard.evaluation import FIRST_SAMPLES, EvalBudget, losses_per_skill
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.records import open_records
-from skillshard.policies import softmax_loss
+from skillshard.policies import aioli, softmax_loss
 from skillshard.shards.read import ShardSet
 from tests.adapters.processes import finish, start_ranks
 from tests.adapters.trainers import SKILLS
@@ -75,13 +76,86 @@ def test_a_budget_takes_as_many_samples_as_fit_into_the_share(
     assert measure(budget, clock.model_loss)["add"].num_samples == min(FIRST_SAMPLES, most)
     clock.now += training_s
     cost = seconds_per_sample * len(SKILLS)
-    if 2 * cost > training_s * share / (1 - share):
+    seconds = training_s * share / (1 - share)
+    if 2 * cost > seconds:
         with pytest.warns(UserWarning, match=r"2 samples of each of 3 skills takes .*% of the time, more than"):
-            assert measure(budget, clock.model_loss)["add"].num_samples == 2
+            losses = measure(budget, clock.model_loss)
+        num_measured = sum(loss.num_samples == 2 for loss in losses.values())
+        assert num_measured == max(1, math.floor(seconds / (2 * seconds_per_sample) + 1e-6))
         return
     num = measure(budget, clock.model_loss)["add"].num_samples
     assert num * cost <= share * (training_s + num * cost) * (1 + 1e-6)
     assert num == most or (num + 1) * cost > share * (training_s + (num + 1) * cost) * (1 - 1e-6)
+
+
+@given(num_skills=st.integers(1, 40), affordable=st.floats(0.5, 90.0), evaluations=st.integers(1, 6))
+def test_skills_that_do_not_fit_take_turns_within_the_share_and_keep_their_last_losses(
+    num_skills: int, affordable: float, evaluations: int
+) -> None:
+    """Each evaluation has the time for `affordable` samples, and every measured skill has another loss in each evaluation."""
+    holdout = {f"skill-{number}": HOLDOUT["add"] for number in range(num_skills)}
+    clock = Clock(0.01)
+    budget = EvalBudget(0.2, max_samples=9, clock=clock)
+    number = 0
+
+    def model_loss(texts: list[str]) -> tuple[list[float], list[int]]:
+        clock.model_loss(texts)
+        return [1.0 + number] * len(texts), [1] * len(texts)
+
+    def evaluate() -> Any:
+        return losses_per_skill(model_loss, holdout, max_samples=budget, batch_size=16)
+
+    last = dict.fromkeys(holdout, 0)
+    first = evaluate()
+    assert {(loss.mean, loss.num_samples) for loss in first.values()} == {(1.0, FIRST_SAMPLES)}
+    for number in range(1, evaluations + 1):
+        clock.now += affordable * 0.01 * (1 - 0.2) / 0.2
+        began = clock.now
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # another test reads the warning
+            losses = evaluate()
+        assert list(losses) == list(holdout)
+        measured = [skill for skill, loss in losses.items() if loss.num_samples]
+        assert clock.now - began <= 0.01 * max(2, affordable) * (1 + 1e-6)
+        # The measured skills are those of the longest time without a measurement.
+        if len(measured) < num_skills:
+            assert max(last[skill] for skill in measured) <= min(
+                last[skill] for skill in holdout if skill not in measured
+            )
+        last |= dict.fromkeys(measured, number)
+        assert {skill: loss.mean for skill, loss in losses.items()} == {skill: 1.0 + last[skill] for skill in holdout}
+        assert all(math.isinf(losses[skill].standard_error) for skill in holdout if skill not in measured)
+
+
+def test_a_budget_without_turns_measures_every_skill_and_says_that_the_share_is_exceeded() -> None:
+    clock = Clock(0.01)
+    budget = EvalBudget(0.05, max_samples=9, rotate=False, clock=clock)
+    measure(budget, clock.model_loss)
+    clock.now += 0.1
+    with pytest.warns(UserWarning, match=r"of each of 3 skills takes 37\.5% of the time.*=0\.05: report less often"):
+        losses = measure(budget, clock.model_loss)
+    assert [loss.num_samples for loss in losses.values()] == [2, 2, 2]
+
+
+def test_the_ledger_records_the_skills_that_keep_their_losses_and_a_probe_refuses_such_losses(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    clock = Clock(0.01)
+    budget = EvalBudget(0.05, max_samples=9, clock=clock)
+    first = measure(budget, clock.model_loss)
+    clock.now += 0.1
+    with pytest.warns(UserWarning, match="this evaluation measures 1 of the skills, the next evaluation measures the"):
+        second = measure(budget, clock.model_loss)
+    arguments: Any = {"round_draws": 32, "step_draws": 8}
+    run = Mixer(shards, softmax_loss(temperature=1.0), ledger=tmp_path / "run", **arguments)
+    run.report(0, first)
+    run.report(4, second)
+    records = list(open_records(DirectoryLedger(tmp_path / "run")).observations)
+    assert records[1].num_samples == {"add": 2, "carry": 0, "negate": 0} and records[1].losses == records[0].losses
+    probed = Mixer(shards, aioli(eta=1.0, period_rounds=20), ledger=tmp_path / "probed", **arguments)
+    probed.report(0, first)
+    with pytest.raises(ObservationError, match=r"step 4: 'carry', 'negate' keep the loss.*EvalBudget\(rotate=False\)"):
+        probed.report(4, second)
 
 
 def test_the_ledger_records_the_numbers_that_a_budget_chose_and_another_machine_replays_the_run(
