@@ -10,6 +10,7 @@ from jaxtyping import Int
 from skillshard import canonical
 from skillshard.artefact import differences
 from skillshard.mixing.chain import Chain, Segment
+from skillshard.mixing.configurations import configuration_changes
 from skillshard.mixing.ledger_record import RecordType
 from skillshard.mixing.order import round_order
 from skillshard.mixing.place_records import AheadEpoch, SkipInEpoch
@@ -111,8 +112,9 @@ def _first_in_runs(
         sample: First draw with another sample.
         samples: Sentence about the samples.
     """
-    fields = differences(_plain(first.run), _plain(second.run))
-    if fields:
+    if first.run.checksum != second.run.checksum:
+        # Two records that differ only in what follows from other fields, such as the place of a skill without an open epoch.
+        fields = configuration_changes(first.run, second.run) or differences(_plain(first.run), _plain(second.run))
         return Difference(
             "configuration", None, fields, sample, f"the configurations differ: {_some(fields)}. {samples}"
         )

@@ -29,7 +29,7 @@ def changes_between(before: RunRecord, run: RunRecord) -> list[str]:
     # Two policies have different arguments, and a list of all arguments would hide the other changes.
     if before.policy == run.policy:
         changes += _first(differences(before.policy_arguments, run.policy_arguments))
-    return [*changes, *_changes_of_skills(before, run)]
+    return [*changes, *changes_of_skills(before, run)]
 
 
 def _first(changes: list[str]) -> list[str]:
@@ -37,7 +37,7 @@ def _first(changes: list[str]) -> list[str]:
     return changes if num_more <= 0 else [*changes[:MOST_ARGUMENTS], counted(num_more, "more changed argument")]
 
 
-def _changes_of_skills(before: RunRecord, run: RunRecord) -> Iterator[str]:
+def changes_of_skills(before: RunRecord, run: RunRecord) -> Iterator[str]:
     """Yield the changes of skills between two runs. A skill is known by its samples, as everywhere in a continued run."""
     contents_before, contents = (dict(zip(own.contents, own.skills, strict=True)) for own in (before, run))
     renamed = {old: contents[content] for content, old in contents_before.items() if content in contents}

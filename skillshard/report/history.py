@@ -134,8 +134,9 @@ def report_facts(
     """
     points = max(LEAST_POINTS, POINTS // len(runs))
     known = {SkillGraph.open(place).digest: place for place in graphs}
-    histories = [_run_history(DirectoryLedger(run), points, known) for run in runs]
-    used = {digest for history in histories for digest in _words_in(history.settings)}
+    ledgers = [DirectoryLedger(run) for run in runs]
+    used = {word for ledger in ledgers for word in _words_of_policies(Chain.of(open_records(ledger)).segments)}
+    histories = [_run_history(ledger, points, known) for ledger in ledgers]
     if unused := [os.fspath(place) for digest, place in known.items() if digest not in used]:
         raise GraphError(
             f"no policy of these runs uses the graph {name_some(unused)}: the policies name other digests. Give the file that the run was started with."
@@ -200,7 +201,7 @@ def _run_history(ledger: DirectoryLedger, points: int, graphs: dict[str, str | o
         settings=settings,
         shards=shards,
         no_shards=no_shards,
-        graph=next((graph_facts(graphs[word]) for word in _words_in(settings) if word in graphs), None),
+        graph=next((graph_facts(graphs[word]) for word in _words_of_policies(segments) if word in graphs), None),
     )
 
 
@@ -318,6 +319,12 @@ def _shards_facts(ledger: DirectoryLedger) -> tuple[ShardsFacts | None, str | No
         return shards_facts(shards_of_run(ledger, open_records(ledger).run)), None
     except LedgerError as error:  # the records are intact: only the shards may be elsewhere, and the report says so
         return None, str(error)
+
+
+def _words_of_policies(segments: Sequence[Segment]) -> Iterator[str]:
+    """Yield the texts in the policies of a chain of runs, the last run first: an earlier run may have used another graph."""
+    for segment in reversed(segments):
+        yield from _words_in(segment.run.policy_arguments)
 
 
 def _words_in(value: object) -> Iterator[str]:

@@ -132,6 +132,33 @@ def test_two_continuations_of_the_same_run_are_compared_from_their_beginning(sha
     assert answer.first_other_sample is not None and answer.first_other_sample >= DRAW
     answer = difference(opened(tmp_path / "a"), opened(tmp_path / "d"))
     assert answer.kind == "configuration" and "seed: 0 -> 5" in answer.fields
+    # Two runs that continue another run are compared in words, with and without the ledger of that run.
+    for name, skip in (("e", []), ("f", [(DRAW, 40, "a spike")])):
+        policy = loss_order(eta=0.5) if skip else stratified()
+        Mixer.continue_from(
+            tmp_path / "first",
+            draw=DRAW,
+            skip=skip,
+            shards=shards,
+            policy=policy,
+            ledger=tmp_path / name,
+            step_draws=STEP,
+        )
+    for gone in (False, True):
+        if gone:
+            (tmp_path / "first").rename(tmp_path / "away")
+        answer = difference(opened(tmp_path / "e"), opened(tmp_path / "f"))
+        policy_change, skipped, *places = [field for field in answer.fields if not field.startswith("initial_losses")]
+        assert policy_change == "policy: 'stratified' -> 'loss_order'"
+        assert (
+            skipped
+            == f"only in the second run: draws {DRAW} to {DRAW + 39} of the run before are skipped, because a spike"
+        )
+        assert sorted(place.partition(":")[0] for place in places if place.startswith("place of")) == [
+            f"place of {skill}" for skill in sorted(shards.skills)
+        ]
+        assert not [field for field in answer.fields if "checksum" in field or "handover" in field or "passes" in field]
+    (tmp_path / "away").rename(tmp_path / "first")
     outcome = skillshard("diff", tmp_path / "first", tmp_path / "a")
     assert outcome.code == 1 and outcome.out.startswith(
         "equal up to draw 150, where the second run is continued by another run, with the same configuration. "

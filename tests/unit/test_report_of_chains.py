@@ -10,6 +10,7 @@ import pytest
 import skillshard as ss
 from skillshard import policies, taggers
 from skillshard.corpus import Corpus
+from skillshard.errors import GraphError
 from skillshard.mixing.difference import difference
 from skillshard.mixing.ledger import DirectoryLedger
 from skillshard.mixing.recorded_chain import open_recorded_chain
@@ -228,3 +229,21 @@ def test_a_skill_that_grew_has_the_draws_that_it_was_given_in_every_view(tmp_pat
         }
     # Epochs are passes over the present samples.
     assert all(skill.epochs * len(larger.train[skill.name]) > skill.num_drawn for skill in facts.skills)
+
+
+def test_the_graph_of_an_earlier_run_is_shown(shards: ShardSet, tmp_path: Path) -> None:
+    graph = ss.SkillGraph.chain(shards.skills)
+    graph.save(tmp_path / "graph.json")
+    ss.SkillGraph.identity(shards.skills).save(tmp_path / "other.json")
+    first = ss.Mixer(
+        shards, policies.skill_it(graph, eta=0.5), ledger=tmp_path / "a", round_draws=32, step_draws=8, lag="live"
+    )
+    first.report(0, dict.fromkeys(shards.skills, 2.0))
+    first.batch(0, 64)
+    ss.Mixer.continue_from(
+        tmp_path / "a", draw=64, shards=shards, policy=policies.stratified(), ledger=tmp_path / "b", step_draws=8
+    ).batch(64, 32)
+    (run,) = report_facts([tmp_path / "b"], graphs=[tmp_path / "graph.json"]).runs
+    assert run.graph is not None and run.graph.train_skills == list(shards.skills)
+    with pytest.raises(GraphError, match="no policy of these runs uses the graph .*other.json"):
+        report_facts([tmp_path / "b"], graphs=[tmp_path / "other.json"])
