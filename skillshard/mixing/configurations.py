@@ -21,8 +21,8 @@ def configuration_changes(first: RunRecord, second: RunRecord) -> list[str]:
         left_out |= OF_SKILLS
     if first.policy != second.policy:
         left_out.add("policy_arguments")  # two policies have different arguments
-    configurations = (run.model_dump(exclude=left_out) for run in (first, second))
-    return [*differences(*configurations), *of_skills, *_changes_of_beginning(first, second)]
+    fields = differences(first.model_dump(exclude=left_out), second.model_dump(exclude=left_out))
+    return [*fields, *of_skills, *_changes_of_beginning(first, second)]
 
 
 def _changes_of_beginning(first: RunRecord, second: RunRecord) -> Iterator[str]:
@@ -35,17 +35,18 @@ def _changes_of_beginning(first: RunRecord, second: RunRecord) -> Iterator[str]:
     yield from differences({"continues run": begun.run}, {"continues run": other.run})
     for name in ("draw", "step"):
         yield from differences({f"first {name}": getattr(begun, name)}, {f"first {name}": getattr(other, name)})
-    stretches = [
-        {stretch.sentence for stretch in part.stretches} if part else set() for part in map(skipped_by, (first, second))
-    ]
-    for sentences, number in zip(
-        (stretches[0] - stretches[1], stretches[1] - stretches[0]), ("first", "second"), strict=True
-    ):
-        yield from (f"only in the {number} run: {sentence}" for sentence in sorted(sentences))
-    places = {place.label: (place.epoch, place.position) for place in begun.skills}
+    skipped, others = _skipped_stretches(first), _skipped_stretches(second)
+    yield from (f"only in the first run: {sentence}" for sentence in skipped if sentence not in others)
+    yield from (f"only in the second run: {sentence}" for sentence in others if sentence not in skipped)
+    starts = {place.label: (place.epoch, place.position) for place in begun.skills}
     for place in other.skills:
-        epoch, position = places.get(place.label, (place.epoch, place.position))
+        epoch, position = starts.get(place.label, (place.epoch, place.position))
         if (epoch, position) != (place.epoch, place.position):
             yield f"place of {place.skill}: draw {position:,} of epoch {epoch:,} -> draw {place.position:,} of epoch {place.epoch:,}"
     kept = {"policy_state", "observation", "weights_before", "num_rounds"}
     yield from differences(begun.model_dump(include=kept), other.model_dump(include=kept))
+
+
+def _skipped_stretches(run: RunRecord) -> list[str]:
+    part = skipped_by(run)
+    return [] if part is None else [stretch.sentence for stretch in part.stretches]

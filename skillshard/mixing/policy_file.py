@@ -194,7 +194,23 @@ class _File:
                 place,
                 f'{_kind(value) if value != [] else "an empty list"} is no list of stages: give [{{"until": 2000, "policy": ...}}, ...]',
             )
-        return [self._stage(stage, _join(place, number), context, depth) for number, stage in enumerate(value)]
+        stages = [self._stage(stage, _join(place, number), context, depth) for number, stage in enumerate(value)]
+        self._check_last([end for end, _ in stages], place)
+        return stages
+
+    def _check_last(self, ends: list[Any], place: str) -> None:
+        """Refuse a last stage with an end, and an earlier stage without an end."""
+        *before, last = ends
+        if None in before:
+            raise self._error(
+                _join(place, before.index(None)),
+                'the stage has no "until", and only the last stage has no end: give a whole number',
+            )
+        if last is not None:
+            raise self._error(
+                _join(_join(place, len(before)), "until"),
+                f'the last stage ends at {last}, and a stream has no end: leave out "until" in the last stage, or add a stage without "until"',
+            )
 
     def _stage(self, value: Any, place: str, context: Context, depth: int) -> tuple[Any, Any]:
         if not isinstance(value, dict):
@@ -205,7 +221,8 @@ class _File:
         end = value.get("until")
         if end is not None and (isinstance(end, bool) or not isinstance(end, int | float)):
             raise self._error(
-                _join(place, "until"), f"{_kind(end)} ends no stage: give a whole number, or null in the last stage"
+                _join(place, "until"),
+                f'{_kind(end)} ends no stage: give a whole number, and leave out "until" in the last stage',
             )
         if "policy" in value:
             return end, self._policy(value["policy"], _join(place, "policy"), context, depth + 1)

@@ -362,14 +362,14 @@ def _checked_ends(values: list[Any], unit: str) -> tuple[int, ...]:
     *ends, last = values
     if last is not None:
         raise PolicyError(
-            f"the last stage ends at {last!r}, and a stream has no end: give the last stage until=None, or add a stage with until=None."
+            f"the last stage ends at {last!r}, and a stream has no end: give the last stage the end None, or add a stage with the end None."
         )
     before = 0
     for number, end in enumerate(ends, start=1):
         if not _is_whole(end) or end <= before:
             raise PolicyError(
                 f"stage {number} ends at {end!r}: give a whole number of {unit} above {before:,}, the beginning of the stage. Only the last stage "
-                "has until=None."
+                "has no end."
             )
         before = int(end)
     return tuple(int(end) for end in ends)

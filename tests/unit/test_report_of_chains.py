@@ -245,5 +245,5 @@ def test_the_graph_of_an_earlier_run_is_shown(shards: ShardSet, tmp_path: Path) 
     ).batch(64, 32)
     (run,) = report_facts([tmp_path / "b"], graphs=[tmp_path / "graph.json"]).runs
     assert run.graph is not None and run.graph.train_skills == list(shards.skills)
-    with pytest.raises(GraphError, match="no policy of these runs uses the graph .*other.json"):
+    with pytest.raises(GraphError, match=r"no policy of these runs uses the graph .*other\.json"):
         report_facts([tmp_path / "b"], graphs=[tmp_path / "other.json"])

@@ -152,7 +152,7 @@ def test_tokens_are_converted_by_the_mean_length_of_a_draw_or_by_the_weights_of_
         (lambda: stages([(10, ADD), (None, CARRY)], unit="tokens").init(SKILLS), "stages counts tokens, and the number of tokens of a draw is unknown: give `draw_tokens`"),
         (lambda: stages([]), "stages are no list of pairs: give at least one pair"),
         (lambda: UNCHECKED({"add": 1.0}), "stages are no list of pairs"),
-        (lambda: stages([(10, ADD)]), "the last stage ends at 10, and a stream has no end: give the last stage until=None"),
+        (lambda: stages([(10, ADD)]), "the last stage ends at 10, and a stream has no end: give the last stage the end None"),
         (lambda: stages([(10, ADD), (10, ADD), (None, ADD)]), "stage 2 ends at 10: give a whole number of draws above 10"),
         (lambda: stages([(None, ADD), (None, ADD)]), "stage 1 ends at None: give a whole number of draws above 0"),
         (lambda: UNCHECKED([(1.5, ADD), (None, ADD)]), "stage 1 ends at 1.5: give a whole number"),
