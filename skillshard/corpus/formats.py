@@ -277,3 +277,14 @@ def _without_compression(base: str) -> str:
 def _last_suffix(base: str) -> str:
     _, dot, last = base.rpartition(".")
     return dot + last
+
+
+def delimiter_of(header: str) -> str | None:
+    """Return the delimiter in the first line of a CSV file without a comma, or None.
+
+    >>> delimiter_of("text;topic"), delimiter_of("text,topic;kind"), delimiter_of("text")
+    (';', None, None)
+    """
+    if "," in header:
+        return None
+    return max((mark for mark in (";", "\t", "|") if mark in header), key=header.count, default=None)

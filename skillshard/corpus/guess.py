@@ -427,17 +427,6 @@ def is_western(data: bytes) -> bool:
     return True
 
 
-def delimiter_of(header: str) -> str | None:
-    """Return the delimiter in the first line of a CSV file without a comma, or None.
-
-    >>> delimiter_of("text;topic"), delimiter_of("text,topic;kind"), delimiter_of("text")
-    (';', None, None)
-    """
-    if "," in header:
-        return None
-    return max((mark for mark in (";", "\t", "|") if mark in header), key=header.count, default=None)
-
-
 # ----------------------------------------------------------------------------------------------------------------- id
 
 
@@ -530,7 +519,7 @@ def has_no_text(rows: Sequence[Row]) -> bool:
     return (
         bool(rows)
         and _guess_text(_by_path(rows), len(rows), None)[0] == FieldMapping(None)
-        and not all("text" in row.values for row in rows)
+        and sum("text" in row.values for row in rows) < _USUAL_SHARE * len(rows)
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from skillshard.corpus.by_columns import table_by_columns
-from skillshard.corpus.formats import stem_of
+from skillshard.corpus.formats import delimiter_of, stem_of
 from skillshard.corpus.json_values import opened
 from skillshard.errors import did_you_mean, name_some
 
@@ -220,6 +220,9 @@ def unknown(path: str, value: Any) -> str:
     """
     if (table := table_by_columns(value)) is not None:  # the names of the rows would fill a page
         return f"; the row holds {table}"
+    names = list(value) if type(value) is dict else []
+    if len(names) == 1 and (delimiter := delimiter_of(names[0])) is not None:
+        return f"; the row has the single field {names[0]!r}, which looks like several names. Give `delimiter={delimiter!r}`"
     paths = _paths(value, "", path)
     return f"{did_you_mean(path, paths)}; the row has {name_some(paths, 12) or 'no other field'}"
 

@@ -19,12 +19,19 @@ from skillshard.corpus.by_columns import table_by_columns
 from skillshard.corpus.contents import is_utf16, open_text
 from skillshard.corpus.corpus_list import is_corpus_file
 from skillshard.corpus.files import Corpus
-from skillshard.corpus.formats import DEFAULT_LAYOUT, CorpusFile, FileLayout, base_suffix, format_of, suffix_of
+from skillshard.corpus.formats import (
+    DEFAULT_LAYOUT,
+    CorpusFile,
+    FileLayout,
+    base_suffix,
+    delimiter_of,
+    format_of,
+    suffix_of,
+)
 from skillshard.corpus.guess import (
     WESTERN,
     Guess,
     Row,
-    delimiter_of,
     fields_of,
     guess,
     has_no_text,

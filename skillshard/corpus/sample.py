@@ -26,7 +26,7 @@ _REMEDIES: dict[Reason, str] = {
     "unsupported": "Or set the rest of the file aside with `on_bad_sample='set-aside'`.",
     "unclear-members": f"Rename or repack the members, or {_SET_ASIDE}.",
     "duplicate-id": f"Give it another id, or {_SET_ASIDE}.",
-    "no-label": f"Add the id to the labels, or {_SET_ASIDE}.",
+    "no-label": f"Give the sample a skill, or {_SET_ASIDE}.",
     "not-the-named-format": "Rename or rewrite the file, or set it aside with `on_bad_sample='set-aside'`.",
 }
 _JSON_TYPES = {

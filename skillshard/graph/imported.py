@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from skillshard import canonical, storage
-from skillshard.corpus.guess import delimiter_of
+from skillshard.corpus.formats import delimiter_of
 from skillshard.errors import GraphError, name_some
 from skillshard.graph.skill_graph import GraphFile, SkillGraph
 from skillshard.loss import LossKind

@@ -44,7 +44,7 @@ class Function:
             ) from error
         match value:
             case None:
-                return Untagged("no-label", f"{self.target} returned None for this sample")
+                return Untagged("no-label", f"{self.target} returned None for the sample {sample.id!r}")
             case str() if value.strip():
                 return Tag(value)
             case (str() as skill, (int() | float()) as score) if skill.strip():

@@ -13,6 +13,7 @@ Memory for merging: about 60 bytes for each label, in one process.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,6 +39,7 @@ from skillshard.printable import counted
 from skillshard.taggers.tagger import Finder, Search, Tag, Untagged
 
 STAGE = "labels"
+_OF_CORPUS = re.compile(r"\. (Give `delimiter=|Where rows have no ids).*")
 LABEL_DTYPE = np.dtype([("hash", "<u8"), ("rest", "<u8"), ("skill", "<u4")])
 
 
@@ -117,10 +119,11 @@ class LabelTable:
 
     def tag(self, samples: Sequence[Sample]) -> list[Tag | Untagged]:
         table = _opened(self.folder)
-        skills = (table.skill_of(sample.id) for sample in samples)
+        skills = [(sample.id, table.skill_of(sample.id)) for sample in samples]
+        missing = f"{self.labels} has no skill for the id"
         return [
-            Untagged("no-label", f"{self.labels} has no skill for this id") if skill is None else Tag(skill)
-            for skill in skills
+            Tag(skill) if skill is not None else Untagged("no-label", f"{missing} {identity!r}")
+            for identity, skill in skills
         ]
 
 
@@ -165,11 +168,12 @@ def read_labels(partition: Partition, reading: CorpusReading, out: str) -> Recor
     rows = []
     for row in PartitionReader(partition, reading):
         if isinstance(row, Rejection):
-            detail = row.detail.replace(" for the text", "")  # the skill is read in the place of a text
+            # The skill is read in the place of a text, and the options that the detail names are of the corpus.
+            detail = _OF_CORPUS.sub("", row.detail.replace(" for the text", ""))
             where = "" if row.line is None else f" {unit_of(row.file)} {row.line}"
             raise TagsError(
-                f"{row.file}{where} is no label: {detail}. A label is an id and a skill. Mend the row, or name other fields with "
-                "`label_id` and `label`."
+                f"{row.file}{where} is no label: {detail}. A label is an id and a skill, and a CSV file has commas between the two. Mend the row, or "
+                "name other fields with `label_id` and `label`."
             )
         rows.append((*_hash_of(row.id), numbers.setdefault(row.text, len(numbers))))
     storage.write_arrays(out, {"labels": np.array(rows, LABEL_DTYPE), "names": np.array(list(numbers), np.str_)})

@@ -63,6 +63,14 @@ def test_json_in_a_string_is_read_by_every_kind_of_path() -> None:
     assert "did you mean 'payload.body'?" in fault.detail
 
 
+@pytest.mark.parametrize(("names", "delimiter"), [("id;body", ";"), ("id\tbody", r"\t"), ("id|body", "|")])
+def test_a_table_with_another_delimiter_is_told(names: str, delimiter: str) -> None:
+    detail = fault_of({names: "x"}, text_field="body").detail
+    assert detail.endswith(
+        f"the single field {names!r}, which looks like several names. Give `delimiter='{delimiter}'`"
+    )
+
+
 def test_messages_in_a_string_stand_in_the_metadata_as_messages() -> None:
     (plain, written) = (sample_of({"chat": chat}, messages="chat") for chat in (CHAT, orjson.dumps(CHAT).decode()))
     assert written == plain and written.meta["chat"] == CHAT

@@ -231,6 +231,13 @@ def test_a_file_with_the_texts_is_named_where_other_files_have_none(tmp_path: Pa
     assert "qid" not in printed_command(tmp_path)
 
 
+def test_a_row_without_a_text_is_no_file_with_other_fields(tmp_path: Path) -> None:
+    rows = [{"id": n, "text": "x"} for n in range(60)]
+    (tmp_path / "a.jsonl").write_bytes(lines([*rows, {"id": 60, "txet": "x"}]))
+    (tmp_path / "b.jsonl").write_bytes(lines([{"id": 61 + n, "text": "x"} for n in range(60)]))
+    assert "the files have different fields" not in works("peek", tmp_path)
+
+
 def test_one_fault_of_many_rows_takes_one_line(tmp_path: Path) -> None:
     rows = [{"id": n, "text": None if n % 2 else "x"} for n in range(60)] + [{"id": 60, "text": 5}]
     (tmp_path / "a.jsonl").write_bytes(lines(rows))

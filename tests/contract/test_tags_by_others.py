@@ -86,11 +86,18 @@ def test_a_sample_without_a_label_stops_or_is_set_aside(corpus: Path, tmp_path: 
     labels = list(expected_labels().items())
     place = write_labels(tmp_path / "labels.jsonl", labels[:-2])
     with pytest.raises(
-        CorpusError, match=r"line \d+: \S+labels.jsonl has no skill for this id. Add the id to the labels"
+        CorpusError, match=r"line \d+: \S+labels.jsonl has no skill for the id '[^']+'. Give the sample a skill"
     ):
         tag(corpus, taggers.labels(place), tmp_path / "T")
     tags = tag(corpus, taggers.labels(place), tmp_path / "U", on_bad_sample="set-aside", max_set_aside=1.0)
     assert tags.manifest.set_aside == {"no-label": 2} and tags.manifest.num_tagged == 118
+
+
+def test_labels_with_another_delimiter_are_one_sentence(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("id;skill\nadd-1;x\n")
+    with pytest.raises(TagsError) as error:
+        tag(corpus, taggers.labels(tmp_path / "labels.csv"), tmp_path / "T")
+    assert "'id;skill', which looks like several names. A label is an id and a skill, and a CSV" in str(error.value)
 
 
 @pytest.mark.parametrize(
