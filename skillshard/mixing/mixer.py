@@ -23,25 +23,22 @@ from skillshard.memo import memoized
 from skillshard.mixing.ahead import MOST_ROUNDS, refuse_far, rounds_ahead
 from skillshard.mixing.alarms import Watch
 from skillshard.mixing.arguments import (
-    begins_with_losses,
     check_arguments,
-    recorded_arguments,
     refuse_training_losses,
     refuse_unmeasurable,
     tokens_of_skills,
 )
 from skillshard.mixing.batch import NO_FIELDS, Batch, MixedSample
-from skillshard.mixing.beginning import continued_by, with_skips
 from skillshard.mixing.chain import begins_after, note_before
 from skillshard.mixing.counts import drawn_at
 from skillshard.mixing.fields import check_fields, rows_of
 from skillshard.mixing.handover import hand_over, needed_tokens, put_handover
 from skillshard.mixing.ledger import HANDOVER, Ledger, opened_ledger, read_record
-from skillshard.mixing.matched_skills import content_of, matched
+from skillshard.mixing.matched_skills import matched
 from skillshard.mixing.members import MEMBERS_AHEAD, check_members
 from skillshard.mixing.metrics import MOST_SKILLS, Row, scalars, table
+from skillshard.mixing.new_run import new_run, policy_in_draws
 from skillshard.mixing.noted_places import SHARDS_NOTE, TOKENS_NOTE, note_place
-from skillshard.mixing.order import ORDER_VERSION
 from skillshard.mixing.place_records import Continued
 from skillshard.mixing.positions import last_sample, orders_of
 from skillshard.mixing.records import RECORDS_KEPT, open_records
@@ -51,12 +48,12 @@ from skillshard.mixing.round_records import RoundRecord
 from skillshard.mixing.rounds import EndOfStream, Rounds
 from skillshard.mixing.run_records import HandoverRecord, Lag, RunRecord
 from skillshard.mixing.samples import Samples
-from skillshard.mixing.skill_blocks import block_unit, epoch_blocks
+from skillshard.mixing.skill_blocks import block_unit
 from skillshard.mixing.skipping import Stretch
 from skillshard.mixing.state import MixerState, place_of_state, read_state
 from skillshard.mixing.stream import DRAWS, LAST_DRAW, Clock, whole_number
 from skillshard.number_checks import is_whole
-from skillshard.policies.policy import Policy, RunFacts, check_is_policy, in_draws
+from skillshard.policies.policy import Policy, check_is_policy
 from skillshard.printable import counted
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet
@@ -187,7 +184,6 @@ class Mixer:
         self.skills = shards.skills
         self._train = [shards.train[skill] for skill in self.skills]
         self.samples = Samples(self.skills, self._train, self.fields, self.members)
-        columns = [skill_shards.columns for skill_shards in self._train]
         num_tokens = tokens_of_skills(shards, unit, tokens)
         self.blocks = block_unit(tokens, block_tokens, separator) if unit == "blocks" else None
         if self.blocks is None and (block_tokens is not None or separator is not None):
@@ -199,59 +195,24 @@ class Mixer:
                 "a block holds many samples, so unit='blocks' has no fields and no members of samples: omit fields and members."
             )
         handover = read_record(self.ledger, HANDOVER, HandoverRecord)
-        policy = in_draws(
-            policy,
-            RunFacts(
-                skills=tuple(self.skills),
-                num_samples=tuple(len(skill_shards) for skill_shards in self._train),
-                num_tokens=None if num_tokens is None else tuple(num_tokens),
-                step_draws=None if step_draws is None else operator.index(step_draws),
-                first_step=0 if handover is None else handover.step,
-                first_draw=0 if handover is None else handover.draw,
-            ),
-        )
+        policy = policy_in_draws(policy, self._train, num_tokens, step_draws=step_draws, handover=handover)
         self.policy = policy
-        continues = None
-        num_draws = [
-            len(self._train[number])
-            if self.blocks is None or tokens is None
-            else epoch_blocks(tokens.train[skill], self.blocks)
-            for number, skill in enumerate(self.skills)
-        ]
-        if handover is not None:
-            known = matched(handover, shards, seed=seed)
-            continues = continued_by(
-                handover,
-                known,
-                unit=unit,
-                num_tokens=num_tokens,
-                policy=policy,
-                loss=loss,
-                measured_on=cast(MeasuredOn, measured_on),
-                num_draws=num_draws,
-            )
-        run = RunRecord(
-            shards=shards.digest,
-            skills=list(self.skills),
-            num_samples=num_draws,
+        run = new_run(
+            shards,
+            policy,
+            handover=handover,
             unit=unit,
-            blocks=self.blocks,
+            tokens=tokens,
             num_tokens=num_tokens,
+            blocks=self.blocks,
             seed=seed,
-            order=ORDER_VERSION,
             round_draws=round_draws,
             lag=lag,
             repeat=repeat,
-            policy=policy.name,
-            policy_arguments=recorded_arguments(policy),
-            initial_losses=begins_with_losses(policy, initial_losses, measured_on),
             loss=loss,
             measured_on=cast(MeasuredOn, measured_on),
-            num_shards=[len(own.number) for own in columns],
-            contents=[content_of(own) for own in columns],
-            continues=continues,
+            initial_losses=initial_losses,
         )
-        run = with_skips(run, handover, tokens)
         self.orders = orders_of(run, self._train)
         refuse_other_loss(policy, loss)
         if measured_on == "training":
@@ -272,8 +233,8 @@ class Mixer:
                 note_place(self.ledger, TOKENS_NOTE, tokens.root)
         self._draw = run.first_draw
         self.clock = Clock(DRAWS, None if step_draws is None else operator.index(step_draws))
-        if continues is not None:
-            self.clock = self.clock.resumed(continues.step, continues.draw)
+        if run.continues is not None:
+            self.clock = self.clock.resumed(run.continues.step, run.continues.draw)
         self._resumed_here = False
         self._watch = Watch()
         self._last: dict[int, RoundRecord] = {}

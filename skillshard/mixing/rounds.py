@@ -9,10 +9,8 @@ import math
 import multiprocessing
 import os
 import threading
-import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from multiprocessing import connection
 from typing import Any
 
 from skillshard import artefact
@@ -20,21 +18,20 @@ from skillshard.errors import LedgerError, ObservationError, RepetitionWarning, 
 from skillshard.loss import Loss, LossKind, MeasuredOn
 from skillshard.mixing.alarms import MANY_EPOCHS, log_wait
 from skillshard.mixing.decision import decide, needed_draw
+from skillshard.mixing.first_record import open_run
 from skillshard.mixing.interpreter_end import interpreter_ends
 from skillshard.mixing.ledger import (
     REMEDY,
-    RUN,
     Ledger,
     folder_of,
     generation_name,
     numbers_in,
-    read_record,
-    record_name,
 )
 from skillshard.mixing.records import DECIDED_WITH_ANOTHER, Records, records_to_resume
 from skillshard.mixing.round_records import ObservationRecord, RoundRecord, WaitRecord
 from skillshard.mixing.run_records import RunRecord
 from skillshard.mixing.steering import acting
+from skillshard.mixing.waiting import parent_is_gone, process_and_thread, wait_for
 from skillshard.number_checks import is_whole
 from skillshard.policies.policy import Policy, Probing, check_losses, overflows
 from skillshard.printable import counted
@@ -82,7 +79,7 @@ class Rounds:
         self.eval_skills = policy.eval_skills or tuple(measured)
         initial_state = policy.init(tuple(run.skills), run.num_tokens or run.num_samples)
         self._initial_state = run.continues.policy_state if run.continues else initial_state
-        self.run, self.began = _open_run(ledger, run)
+        self.run, self.began = open_run(ledger, run)
         run = self.run
         self.records = Records(ledger, run)
         self._num_observations: int | None = None
@@ -194,7 +191,7 @@ class Rounds:
         self._refuse_far(step, draw)
         self._put_observation(step, draw, values, left_out, *_measurements(losses, values))
         # A wait for losses in the thread that reports would never end. `_horizon` uses the mark to fail at once.
-        self._reporter = _process_and_thread()
+        self._reporter = process_and_thread()
 
     def _values(
         self, step: int, losses: Mapping[str, Any], named: tuple[str, ...]
@@ -492,7 +489,7 @@ class Rounds:
             if ready():
                 return True
             self.records.refuse_superseded()
-            if _parent_is_gone(self._parent[1]):
+            if parent_is_gone(self._parent[1]):
                 raise RoundError(
                     "the process that started this loader worker is gone, so no losses will come: the worker stops."
                 )
@@ -557,7 +554,7 @@ class Rounds:
             needed = of_lag
         if needed == self.run.first_draw and self.last_draw() < 0 and self._is_alone():
             raise RoundError(self._unmeasured())
-        would_wait_for_itself = self._reporter == _process_and_thread()
+        would_wait_for_itself = self._reporter == process_and_thread()
         if not self._wait_for_report(number, needed, 0.0 if would_wait_for_itself else self.wait_s):
             raise RoundError(self._stall(number, needed, would_wait_for_itself))
         return self.last_draw() if lag == "live" else needed
@@ -652,76 +649,6 @@ def warn_of_repetition(skills: Sequence[str], where: str, *, stacklevel: int = 2
     )
 
 
-def wait_for(ready: Callable[[], bool], timeout_s: float) -> bool:
-    """Poll until `ready` returns True or the time is over. Return whether `ready` returned True."""
-    # The pause doubles from 1 ms, so that a short wait ends promptly, up to 0.1 s, so that a long wait costs little.
-    end, pause = time.monotonic() + timeout_s, 0.001
-    while not ready():
-        if time.monotonic() > end:
-            return False
-        time.sleep(pause)
-        pause = min(2 * pause, 0.1)
-    return True
-
-
-def _parent_is_gone(parent: int) -> bool:
-    """Return whether this process is a worker of multiprocessing, such as a loader worker, whose trainer has ended.
-
-    Args:
-        parent: Process id of the parent when this process began.
-    """
-    # Two signs are needed. A forked worker inherits the write ends of the pipes of earlier workers, so the sentinel of the
-    # trainer may stay silent after the trainer ended. But a process whose parent ended gets another parent at once, so the
-    # parent's process id changes. With a forkserver the parent is the server and does not change, and the sentinel is reliable.
-    started_by = multiprocessing.parent_process()
-    if started_by is None:
-        return False
-    return os.getppid() != parent or bool(connection.wait([started_by.sentinel], timeout=0))
-
-
-def _open_run(ledger: Ledger, run: RunRecord) -> tuple[RunRecord, bool]:
-    """Begin the run, or join the run. Return its record, and whether this call began the run.
-
-    Raises:
-        LedgerError: The ledger belongs to another run. The sentence names the differences.
-    """
-    begun, was_put = read_record(ledger, RUN, RunRecord), False
-    if begun is None:
-        # Put first, then read: if two processes begin the run at the same time, both compare with the record that won.
-        was_put = ledger.put(RUN, run.to_bytes())
-        begun = read_record(ledger, RUN, RunRecord)
-        assert begun is not None
-    facts = begun.model_dump(by_alias=True, exclude={"checksum"})
-    own_facts = run.model_dump(by_alias=True, exclude={"checksum"})
-    changed = artefact.differences(facts, own_facts)
-    if changed:
-        raise LedgerError(
-            f"{ledger} is the ledger of another run: {'; '.join(changed[:4])}. These values determine the stream of a run. Continue with "
-            "the values of the run, give a new ledger directory, or let a new run continue this run with other values "
-            "('skillshard continue')."
-        )
-    _put_copied(ledger, begun)
-    return begun, was_put
-
-
-def _put_copied(ledger: Ledger, run: RunRecord) -> None:
-    """Put the last observation of the run before as observation 0. Every process puts the same bytes."""
-    copied = run.continues and run.continues.observation
-    if copied:
-        record = ObservationRecord(
-            step=copied.step,
-            draw=copied.draw,
-            losses=copied.losses,
-            loss=run.loss,
-            measured_on=run.measured_on,
-            num_samples=None,
-            standard_errors=None,
-            left_out=copied.left_out,
-            previous=run.checksum,
-        )
-        ledger.put(record_name(0, "observations", 0), record.to_bytes())
-
-
 def _measurements(
     losses: Mapping[str, Any], values: Mapping[str, float | None]
 ) -> tuple[dict[str, int] | None, dict[str, float | None] | None]:
@@ -744,8 +671,3 @@ def _refuse_kept(step: int, losses: Mapping[str, Any], policy: str) -> None:
             f"losses at step {step}: {name_some(map(repr, kept))} keep the loss of an earlier evaluation, and policy {policy} compares the losses at the "
             "two ends of a probe round: measure every skill each time, with EvalBudget(rotate=False) or a number of samples. Nothing was recorded."
         )
-
-
-def _process_and_thread() -> tuple[int, int]:
-    """Return the ids of this process and of this thread."""
-    return os.getpid(), threading.get_ident()

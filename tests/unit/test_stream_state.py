@@ -18,8 +18,8 @@ from skillshard.mixing.mixer import Mixer
 from skillshard.mixing.order import MAX_ROUND_DRAWS
 from skillshard.mixing.packing import PackedTokens
 from skillshard.mixing.records import open_records
-from skillshard.mixing.rounds import wait_for
 from skillshard.mixing.stream import LAST_DRAW
+from skillshard.mixing.waiting import wait_for
 from skillshard.policies import curriculum, odm, stratified
 from skillshard.shards.read import ShardSet
 from skillshard.shards.token_set import TokenSet
