@@ -302,7 +302,7 @@ class Rounds:
             if draw == (self.run.copied_draw if begun is None else begun.draw):
                 raise ObservationError(
                     f"{where}The run goes on from this draw, and its losses were measured before. Report again after the next steps, and not at the "
-                    "checkpoint."
+                    f"checkpoint.{self._other_job()}"
                 )
             raise ObservationError(
                 f"{where}A run that continues from a checkpoint calls mixer.load_state_dict(), a run that starts again from its beginning calls "
