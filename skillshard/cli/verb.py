@@ -73,8 +73,31 @@ class Verb(typer.core.TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         if HELP_ALL in args[: args.index("--") if "--" in args else None]:
             ctx.meta[HELP_ALL], args = True, ["--help"]
+        self._refuse_options_of_tags(ctx, args)
         # A shell expands the home directory in `--out ~/tags` and not in `--out=~/tags`.
         return super().parse_args(ctx, [re.sub(r"^(--[\w-]+=)~(?=/|$)", _with_home, word) for word in args])
+
+    def _refuse_options_of_tags(self, ctx: Any, args: list[str]) -> None:
+        """Raise a usage error if a verb that reads a corpus by its tags gets an option that the tags record."""
+        own = {option for parameter in self.params for option in parameter.opts}
+        # The stage of a pipeline file is a verb without the program around it.
+        verbs = getattr(ctx.find_root().command, "commands", None)
+        if "--tags" not in own or verbs is None:
+            return
+        tagging = verbs["tag"].commands["metadata"]
+        recorded = {
+            option
+            for parameter in tagging.params
+            if _panel_of(parameter) in (FIELDS, MORE_FIELDS, TOKEN_FIELDS, READING, FILES)
+            for option in parameter.opts
+        }
+        for word in args[: args.index("--") if "--" in args else None]:
+            if (option := word.partition("=")[0]) in recorded - own:
+                raise typer.BadParameter(
+                    "the tags record how the corpus is read. Leave the option out, or tag the corpus anew with it.",
+                    ctx=ctx,
+                    param_hint=option,
+                )
 
     def invoke(self, ctx: Any) -> Any:
         Verb.given, Verb.root = Given(ctx), ctx.find_root().command

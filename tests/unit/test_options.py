@@ -180,3 +180,12 @@ def test_the_options_of_every_tagger_stand_in_one_order_and_once(name: str) -> N
     assert len(words) == len(set(words))
     panels = list(dict.fromkeys(getattr(option, "rich_help_panel", None) for option in options))
     assert [panel for panel in panels if panel in PANELS_OF_READING] == PANELS_OF_READING
+
+
+@pytest.mark.parametrize(
+    "words", [("--delimiter", ";"), ("--id-field=ref",), ("--text-files", "whole"), ("--id-from-row",)]
+)
+def test_shard_says_that_the_tags_record_how_the_corpus_is_read(words: tuple[str, ...]) -> None:
+    outcome = skillshard("shard", "C", "--tags", "T", *words, "--out", "S")
+    assert outcome.code == 2
+    assert "the tags record how the corpus is read" in " ".join(outcome.err.replace("│", "").split())
