@@ -368,16 +368,16 @@ def _without_links(
     root = os.path.realpath(base)
     # Places of files that are read. Of several links to a file that is not read itself, the link with the fewest folders is read.
     seen = {os.path.join(root, file.name) for file in files if file.name not in linked}
-    kept = []
+    files_read = []
     for file in sorted(files, key=lambda file: (file.name.count("/"), file.name)):
         target = os.path.realpath(file.place) if file.name in linked else ""
         if target in seen:
             left_out[LINK] += 1
             continue
-        kept.append(file)
+        files_read.append(file)
         if target.startswith(f"{root}/"):
             seen.add(target)
-    return kept, left_out
+    return files_read, left_out
 
 
 def _not_empty(files: list[CorpusFile], left_out: Counter[str], place: str) -> tuple[list[CorpusFile], Counter[str]]:
