@@ -106,6 +106,7 @@ _NEVER_SKILLS = (
 _SPLIT_WORDS = re.compile(r"(train|training|test|testing|validation|valid|val|dev|eval|part|of|shard|data|[^a-z])+")
 _NUMBER = re.compile(r"\s*([-+]?[\d.,]+([eE][-+]?\d+)?)?\s*")
 """A number as a table of strings shows it, or nothing."""
+_DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}\b")
 _DIGITS = re.compile(r"\d+")
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 """Words of a name, also inside a name such as "answerKey"."""
@@ -645,7 +646,11 @@ def _guess_skill(
     of_file = _skill_of_files(files)
     if of_file is not None:
         return of_file
-    strings = [path for path in labels if all(type(single(value)) is str for value in columns[path])]
+    strings = [
+        path
+        for path in labels
+        if all(type(single(value)) is str and not _DATE.match(single(value)) for value in columns[path])
+    ]
     usual = [path for path in strings if not set(_words_of(path)) & set(_NEVER_SKILLS)]
     if usual:
         path = min(usual, key=lambda path: (labels[path], path.count(".")))

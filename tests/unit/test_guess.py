@@ -200,6 +200,12 @@ def test_strings_of_which_no_part_is_a_text_stay_strings() -> None:
     assert "as Python shows them" in python.text_reason
 
 
+@pytest.mark.parametrize("date", ["2019-{:02d}-05", "05/{:02d}/2021", "2019-{:02d}-05T10:00:00Z"])
+def test_dates_are_no_skills(date: str) -> None:
+    dated = numbered(id=str, text=words, posted=lambda number: date.format(number % 3 + 1))
+    assert guess(dated, ["a.csv"]).skill is None
+
+
 def test_known_fields_are_not_guessed() -> None:
     known = FieldMapping(id_field=None, text_field="topic")
     guessed = guess(numbered(id=str, text=words, topic=topic, kind=topic), ["a.jsonl"], known)
