@@ -157,7 +157,7 @@ class ByGroup(Holder):
         if unknown or missing:
             raise PolicyError(
                 f"the groups do not name the skills of the mix: unknown: {name_some(unknown) or 'none'}; without a group: "
-                f"{name_some(map(repr, missing)) or 'none'}. Give every skill one group, or groups='prefix'."
+                f"{name_some(map(repr, missing)) or 'none'}. Give every skill one group, or give the word 'prefix' in place of the groups."
             )
         if isinstance(self.inner, Mapping) and set(self.inner) != set(groups):
             unknown = with_suggestions([group for group in self.inner if group not in groups], groups)
