@@ -92,7 +92,6 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
             report(step)
             if is_first:
                 save(checkpoint, {"model": model.module.state_dict(), "mixer": mixer.state_dict(step=step)})
-    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -88,7 +88,6 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
                 torch.save({**state, "packed": packed.state_dict(step=step)}, checkpoint.with_suffix(".tmp"))
                 os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
     if world_size > 1:
-        dist.barrier()
         dist.destroy_process_group()
 
 

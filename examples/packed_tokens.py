@@ -118,7 +118,6 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
                 state = {"model": table.state_dict(), "optimizer": optimizer.state_dict()}
                 save(checkpoint, {**state, "packed": packed.state_dict(step=step)})
     if world_size > 1:
-        dist.barrier()
         dist.destroy_process_group()
 
 

@@ -195,7 +195,6 @@ def main(shards_at: Path, run: Path, steps: int) -> None:
                 report()
                 (checkpoint / "newest.tmp").write_text(f"step-{state.step}")
                 os.replace(checkpoint / "newest.tmp", checkpoint / "newest")
-    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -71,7 +71,6 @@ def main(shards: str, folder: Path, steps: int, workers: int) -> None:
     del batches
     measured = losses_per_skill(bytes_loss, mixer.shards.holdout, max_samples=20, batch_size=8)
     write_bytes(folder / f"losses-{rank}.json", to_json({skill: asdict(loss) for skill, loss in measured.items()}))
-    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -80,7 +80,6 @@ def main(shards: str, counts: str, folder: Path, steps: int, workers: int) -> No
         if rank == 0 and step % 7 == 0:
             write_bytes(saved, to_json(packed.state_dict(step=step)))
     del batches
-    dist.barrier()
     dist.destroy_process_group()
 
 

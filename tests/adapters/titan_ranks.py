@@ -56,7 +56,6 @@ def main(shards: str, tokens: str, run: Path, steps: int, killed_after: int) -> 
             dist.barrier()
         if step == killed_after:
             os.kill(os.getpid(), signal.SIGKILL)
-    dist.barrier()
     dist.destroy_process_group()
 
 

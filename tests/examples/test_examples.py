@@ -199,6 +199,15 @@ def test_an_example_that_died_before_its_first_checkpoint_begins_again(
     assert records.generation == 1 and records.observations.num() == 2
 
 
+def test_no_process_ends_right_behind_a_barrier() -> None:
+    """A thread of Gloo frees the last barrier with the lock of Python. At the end of Python, this aborts the process (docs/LOG.md)."""
+    pages = [REPOSITORY / "docs" / "three-days.md", *(REPOSITORY / "examples").glob("*.py")]
+    groups = [page for page in pages if "destroy_process_group()" in page.read_text()]
+    assert len(groups) >= 5
+    wrong = [page.name for page in groups if re.search(r"barrier\(\)\s+\S*destroy_process_group", page.read_text())]
+    assert not wrong, wrong
+
+
 def test_the_option_may_be_called_run_where_torchrun_does_not_take_it(shards: ShardSet, tmp_path: Path) -> None:
     command = commands("ddp.py")[0].replace("--nproc-per-node 2", "--nproc-per-node 1")
     words = command.replace(" examples/ddp.py", " -- examples/ddp.py").replace("--run-dir", "--run").split()
