@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from skillshard.errors import PolicyError, SkillshardError, did_you_mean
-from skillshard.mixing.named_policy import Context
+from skillshard.errors import PolicyError, SkillshardError
+from skillshard.mixing.named_policy import Context, suggestion
 from skillshard.mixing.policy_file import is_in_json, policy_given
 from skillshard.policies import Policy
 from skillshard.policies.inner import Holding, policies_within
@@ -62,7 +62,7 @@ def parse_policy(text: str, *, skills: Sequence[str], targets: Sequence[str], dr
     name = text.partition(":")[0].partition("+")[0]
     if not is_in_json(text) and name not in POLICIES:
         raise PolicyError(
-            f"policy {name!r}{did_you_mean(name, POLICIES)}: give {', '.join(POLICIES)}, or a file, FILE.json."
+            f"policy {name!r}{suggestion(name, POLICIES)}: give {', '.join(POLICIES)}, or a file, FILE.json."
         )
     context = Context(skills=skills, targets=targets, defaults={"draws": draws}, unit="samples")
     try:

@@ -10,12 +10,12 @@ import numpy as np
 import orjson
 from jaxtyping import Int
 
-from skillshard.errors import LedgerError, PolicyError, RepetitionWarning, did_you_mean
+from skillshard.errors import LedgerError, PolicyError, RepetitionWarning
 from skillshard.graph.skill_graph import SkillGraph
 from skillshard.mixing.alarms import MANY_EPOCHS
 from skillshard.mixing.ledger import HANDOVER, DirectoryLedger, read_record
 from skillshard.mixing.mixer import Mixer
-from skillshard.mixing.named_policy import HOLDERS, Context, policy_of_text
+from skillshard.mixing.named_policy import HOLDERS, Context, policy_of_text, suggestion
 from skillshard.mixing.policy_file import is_by_name, policy_given
 from skillshard.mixing.recorded_blocks import RecordedBlock
 from skillshard.mixing.recorded_chain import RecordedChain
@@ -146,7 +146,7 @@ def _check_arguments(name: str, among: Sequence[str], given: Mapping[str, Any]) 
         policy_of_text(name)  # raises with the form of a file
     if name not in among:
         raise PolicyError(
-            f"policy {name!r}{did_you_mean(name, among)}: without a trainer there are no losses, so give a policy that reads no losses: "
+            f"policy {name!r}{suggestion(name, among)}: without a trainer there are no losses, so give a policy that reads no losses: "
             f"{', '.join(among)}."
         )
     needed, possible = ARGUMENTS[name]

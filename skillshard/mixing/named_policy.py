@@ -57,6 +57,17 @@ _NEXT_TRANSFORM = re.compile(rf"\+(?=(?:{'|'.join(TRANSFORMS)})(?::|\+|$))")
 IDENTITY = "identity"
 """Word in place of the file of a graph: the graph in which each skill of the mix helps itself alone."""
 
+OTHER_WORDS = {
+    "equal": "stratified",
+    "uniform": "stratified",
+    "natural": "proportional",
+    "size": "proportional",
+    "manual": "fixed",
+    "static": "fixed",
+    "weights": "fixed",
+}
+"""Usual word for a policy -> its name here, for suggestions alone."""
+
 HOLDERS = ("stages", "by_group")
 """Policies whose arguments are other policies. A text of names and values cannot write these policies."""
 
@@ -393,11 +404,21 @@ def _json_or_text(word: str) -> Any:
         return word
 
 
+def suggestion(name: str, among: Collection[str]) -> str:
+    """Return a suggestion in brackets for an unknown name of a policy, or an empty text.
+
+    >>> suggestion("uniform", ["stratified", "unimax"]), suggestion("unimx", ["stratified", "unimax"])
+    (" (did you mean 'stratified'?)", " (did you mean 'unimax'?)")
+    """
+    other = OTHER_WORDS.get(name.lower())
+    return f" (did you mean {other!r}?)" if other in among else did_you_mean(name, among)
+
+
 def _called(functions: Mapping[str, Callable[..., Any]], name: str, arguments: Mapping[str, Any], kind: str) -> Any:
     """Call the function of a name. The arguments are checked first, because they come from a record or from a text."""
     if name not in functions:
         raise PolicyError(
-            f"{shortened(name, 80)!r} is no {kind} of skillshard{did_you_mean(name, functions)}: give one of {', '.join(functions)}"
+            f"{shortened(name, 80)!r} is no {kind} of skillshard{suggestion(name, functions)}: give one of {', '.join(functions)}"
             f"{', or a file, FILE.json' if kind == 'policy' else ''}. In Python, give a {kind} of your own."
         )
     parameters = _arguments_of(functions, name)

@@ -140,6 +140,7 @@ OF_SHAPE: list[tuple[Any, str]] = [
     ({}, 'policy.json: an object of a policy needs the key "policy": give'),
     ({"polcy": "stratified"}, "needs the key \"policy\", and the object has 'polcy' (did you mean 'policy'?): give"),
     ({"policy": 3}, 'policy.json: "policy" is a number: give the name of a policy'),
+    ({"policy": "uniform"}, "policy.json: 'uniform' is no policy of skillshard (did you mean 'stratified'?)"),
     ({"policy": "loss_ordr", "eta": 1}, "policy.json: 'loss_ordr' is no policy of skillshard (did you mean 'loss_order'?)"),
     ({"policy": "loss_order"}, "policy.json: policy loss_order takes the arguments eta, edge, window, reduce, prior (missing: eta)"),
     ({"policy": "loss_order", "eta": True}, "policy.json: eta of loss_order is True"),
