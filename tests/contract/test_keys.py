@@ -105,7 +105,7 @@ def test_verify_finds_keys_that_are_not_those_of_the_samples(
     before = ShardSet.open(root).train["add"].columns.model_dump()["keys_digest"][0]
     (root / "manifest.json").write_text(manifest.replace(before, file_digest(place)))
     (fault,) = ShardSet.open(root).verify()
-    assert "train/add/000000.keys.npy: row 2 has other hashes than the id and the text of that sample" in fault
+    assert "train/add/000000.keys.npy: row 3 has other hashes than the id and the text of that sample" in fault
 
 
 def test_inspect_says_that_keys_are_there(corpus_and_shards: tuple[Corpus, ShardSet]) -> None:

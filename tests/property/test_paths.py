@@ -71,7 +71,7 @@ def test_an_array_of_one_element_is_its_element_at_every_depth(value: Any) -> No
 
 @given(st.dictionaries(st.sampled_from(["a", "b", "c.d", "e"]), VALUES, min_size=1, max_size=4))
 def test_an_unknown_path_is_answered_with_paths_that_exist(row: dict[str, Any]) -> None:
-    names = paths._paths(row, "")
+    names = paths._paths(row, "", "nowhere")
     assert names
     assert all(follow(row, name) is not MISSING for name in names if all(name.split(".")))
     assert unknown("nowhere", row).endswith(f"the row has {paths.name_some(names, 12)}")

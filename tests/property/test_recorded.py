@@ -69,7 +69,7 @@ def test_a_recorded_sample_names_its_corpus_file_and_row(tmp_path: Path) -> None
             lines[path.name] = stream.read().splitlines()
     for sample in RecordedStream(DirectoryLedger(tmp_path / "run"), shards).samples([63, 5, 17]):
         assert sample.file is not None and sample.row is not None
-        assert f'"{sample.id}"'.encode() in lines[sample.file][sample.row]
+        assert f'"{sample.id}"'.encode() in lines[sample.file][sample.row - 1]
 
 
 def test_a_held_out_sample_is_found_and_was_never_drawn(shards: ShardSet, tmp_path: Path) -> None:
