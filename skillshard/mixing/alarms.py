@@ -27,6 +27,8 @@ SILENT_ROUNDS = 3
 """Number of rounds without a report after which an alarm says so. A run with rarer reports has as many of its usual distances instead."""
 RISING_REPORTS = 3
 """Number of reports in a row with a rising loss after which an alarm says so, if the weight of the skill has grown meanwhile."""
+GROWN_BY = 0.001
+"""Smallest relative growth of a weight that counts. A weight that approaches 1 still grows in the last digits."""
 PINNED_ROUNDS = 8
 """Number of rounds in a row in which the smallest or the largest weight stays the same after which an alarm says so."""
 
@@ -221,12 +223,12 @@ def _rising(
         if not all(a is not None and b is not None and b > a for a, b in pairwise(losses)):
             continue
         weight_before, weight = before.weights[number], rounds[-1].weights[number]
-        if weight > weight_before:
+        if weight > (1 + GROWN_BY) * weight_before:
             yield Alarm(
                 "rising-loss",
                 skill,
                 f"the loss of {skill} has risen in {RISING_REPORTS} reports in a row, from {losses[0]:.3f} to {losses[-1]:.3f}, while its weight grew "
-                f"from {weight_before:.3f} to {weight:.3f}. Is its data sound?",
+                f"from {weight_before:.4g} to {weight:.4g}. Is its data sound?",
             )
 
 

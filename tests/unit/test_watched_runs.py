@@ -140,6 +140,16 @@ def test_a_loss_that_rises_while_its_weight_grows_is_an_alarm(shards: ShardSet, 
     assert kinds(run_facts(DirectoryLedger(tmp_path / "fixed"))) == []
 
 
+def test_a_weight_that_has_reached_1_grows_no_more(shards: ShardSet, tmp_path: Path) -> None:
+    bad = shards.skills[-1]
+    losses = [{**row, bad: 3 + position} for position, row in enumerate(falling(shards, 12))]
+    trained(shards, tmp_path / "run", policies.loss_order(eta=3.0), losses)
+    records = open_records(DirectoryLedger(tmp_path / "run"))
+    weights = [records.rounds.existing(number).weights[-1] for number in range(records.rounds.num())]
+    assert 0.9999 < weights[-4] < weights[-1], weights
+    assert ("rising-loss", bad) not in kinds(run_facts(DirectoryLedger(tmp_path / "run")))
+
+
 def test_a_weight_at_a_limit_is_an_alarm(shards: ShardSet, tmp_path: Path) -> None:
     low = shards.skills[0]
     losses = [
