@@ -67,15 +67,9 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module 'skillshard' has no attribute {name!r}{_place_of(name)}")
+        raise AttributeError(f"module 'skillshard' has no attribute {name!r}")
     home = _HOMES[name]
     return import_module(f"skillshard.{name}") if home == "skillshard" else getattr(import_module(home), name)
-
-
-def _place_of(name: str) -> str:
-    """Return words about a policy, which has its place in `skillshard.policies`. Python asks for names with underscores by itself."""
-    is_policy = not name.startswith("_") and name in import_module("skillshard.policies").__all__
-    return f". The policies are in skillshard.policies: from skillshard.policies import {name}" if is_policy else ""
 
 
 def __dir__() -> list[str]:
