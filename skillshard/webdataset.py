@@ -165,8 +165,8 @@ class MixedSamples(webdataset.DataPipeline, webdataset.FluidInterface):  # type:
         # A dataset of the user around this pipeline may collect the outputs to batches of its own.
         if worker is None or worker.num_workers == 1 or fetch is None or fetch.f_locals["self"].dataset is not self:
             return
-        asked = fetch.f_locals["possibly_batched_index"]
-        num = (1 if asked is None else len(asked)) * samples_per_output
+        indices = fetch.f_locals["possibly_batched_index"]
+        num = (1 if indices is None else len(indices)) * samples_per_output
         if num != self.batch_size:
             raise PolicyError(
                 f"the loader takes {num:,} samples of a worker in turn, and each of the {worker.num_workers} workers reads whole batches of "

@@ -43,8 +43,8 @@ def _changes_of_beginning(first: RunRecord, second: RunRecord) -> Iterator[str]:
         epoch, position = starts.get(place.label, (place.epoch, place.position))
         if (epoch, position) != (place.epoch, place.position):
             yield f"place of {place.skill}: draw {position:,} of epoch {epoch:,} -> draw {place.position:,} of epoch {place.epoch:,}"
-    kept = {"policy_state", "observation", "weights_before", "num_rounds"}
-    yield from differences(begun.model_dump(include=kept), other.model_dump(include=kept))
+    compared = {"policy_state", "observation", "weights_before", "num_rounds"}
+    yield from differences(begun.model_dump(include=compared), other.model_dump(include=compared))
 
 
 def _skipped_stretches(run: RunRecord) -> list[str]:

@@ -665,9 +665,9 @@ def _measurements(
 
 def _refuse_kept(step: int, losses: Mapping[str, Any], policy: str) -> None:
     """Raise ObservationError for losses of earlier reports: a probe would read them as skills that learn nothing."""
-    kept = [name for name, loss in losses.items() if isinstance(loss, Loss) and loss.num_samples == 0]
-    if kept:
+    unmeasured = [name for name, loss in losses.items() if isinstance(loss, Loss) and loss.num_samples == 0]
+    if unmeasured:
         raise ObservationError(
-            f"losses at step {step}: {name_some(map(repr, kept))} keep the loss of an earlier evaluation, and policy {policy} compares the losses at the "
+            f"losses at step {step}: {name_some(map(repr, unmeasured))} keep the loss of an earlier evaluation, and policy {policy} compares the losses at the "
             "two ends of a probe round: measure every skill each time, with EvalBudget(rotate=False) or a number of samples. Nothing was recorded."
         )
